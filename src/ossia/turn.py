@@ -1,0 +1,113 @@
+"""One form for every API: a conversation up to the point where the model speaks.
+
+Chat Completions, Responses and Messages all become a `Turn`; `harmony/prompt.py` turns it into
+token ids. Two requests with equal turns get equal prompts.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class ReasoningEffort(StrEnum):
+    """What gpt-oss was trained on."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDefinition:
+    """A function that the model may call as `functions.NAME`."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] | None = None  # JSON schema of the arguments object
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """A system or developer message of the API; harmony joins them into its developer message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Chain of thought of the assistant (channel `analysis`)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantMessage:
+    """Text of the assistant for the user: an answer (`final`) or a preamble (`commentary`)."""
+
+    text: str
+    channel: Literal["final", "commentary"] = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function by the assistant; `arguments` is the JSON text as written."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What the tool answered to the call with the same id."""
+
+    call_id: str
+    name: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedTokens:
+    """Token ids that the model wrote itself, from after `<|start|>assistant` to the stop token.
+
+    Reused as they were instead of being rendered again, so that the prefix cache hits.
+    """
+
+    token_ids: tuple[int, ...]
+
+
+Item = (
+    Instructions
+    | UserMessage
+    | Reasoning
+    | AssistantMessage
+    | ToolCall
+    | ToolResult
+    | GeneratedTokens
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Everything the prompt depends on.
+
+    `date` stands in the system message; whoever builds the turn freezes it per conversation.
+    None leaves the line out.
+    """
+
+    items: tuple[Item, ...]
+    tools: tuple[ToolDefinition, ...] = ()
+    effort: ReasoningEffort = ReasoningEffort.MEDIUM
+    date: datetime.date | None = None
+    identity: str = "You are ChatGPT, a large language model trained by OpenAI."
+    knowledge_cutoff: str = "2024-06"
