@@ -1,0 +1,92 @@
+"""The Triton kernel against the reference, on a CPU by Triton's interpreter.
+
+The interpreter must be chosen before Triton is first imported, so the tests below run in a process
+of their own, which `test_in_the_interpreter` starts. `tests/gpu/test_attention.py` runs the kernel
+on a GPU, in bfloat16 too, which the interpreter cannot multiply.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ossia.kernels.attention import reference
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = pytest.mark.skipif(not INTERPRETING, reason="run by test_in_the_interpreter")
+
+
+@pytest.mark.skipif(INTERPRETING, reason="this is the process that it starts")
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="Triton is not installed (it comes with torch for CUDA)",
+)
+def test_in_the_interpreter():
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "triton", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    assert " passed" in run.stdout
+
+
+@pytest.fixture
+def prepare(monkeypatch):
+    """The backend, and Triton 3.6's interpreter made to work with NumPy 2.4.
+
+    That one turns loop bounds, arrays of one element, into ints in a way that NumPy now refuses.
+    """
+    from triton.runtime import interpreter
+
+    from ossia.kernels.attention.triton_paged import prepare_attention
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
+    return prepare_attention
+
+
+@interpreted
+@pytest.mark.parametrize("window", [None, 10])
+@pytest.mark.parametrize(
+    ("cached", "new"),
+    [
+        ([33, 0, 70], [1, 1, 1]),
+        ([20, 0, 5, 90], [1, 20, 9, 3]),
+    ],
+    ids=["decode", "mixed"],
+)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"heads": 8, "kv_heads": 2, "head_dim": 16},
+        {"heads": 8, "kv_heads": 1, "head_dim": 64, "page_size": 16},
+        {"heads": 3, "kv_heads": 1, "head_dim": 24},
+    ],
+    ids=["groups of 4", "head size 64", "odd sizes"],
+)
+def test_triton_matches_the_reference(prepare, attention_case, cached, new, window, shape):
+    case = attention_case(cached, new, window=window, **shape)
+    torch.testing.assert_close(
+        case.run(prepare), case.run(reference.prepare_attention), rtol=1e-5, atol=1e-5
+    )
+
+
+@interpreted
+def test_triton_in_float16_stays_within_rounding(prepare, attention_case):
+    case = attention_case([20, 0], [1, 40], dtype=torch.float16, window=10)
+    torch.testing.assert_close(
+        case.run(prepare), case.run(reference.prepare_attention), rtol=3e-3, atol=3e-3
+    )
