@@ -1,0 +1,1 @@
+"""Checkpoints: finding, loading, inventing and converting the weights of gpt-oss networks."""

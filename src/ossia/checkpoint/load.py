@@ -1,0 +1,78 @@
+"""Weights for the network from whatever `resolve_model` found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ossia.checkpoint.parts import Part, assemble, model_parts
+from ossia.checkpoint.reader import CheckpointReader
+from ossia.checkpoint.resolve import ModelSource
+from ossia.checkpoint.sources import DummySource, PackingSource, PartSource
+from ossia.model.weights import ModelWeights
+
+_REPORT_EVERY = 1.0  # seconds
+
+
+def open_source(source: ModelSource, *, seed: int = 0) -> PartSource:
+    """Open a model without reading its data; a checkpoint is checked completely.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, damaged, or does not fit config.json.
+    """
+    if source.layout == "dummy":
+        return DummySource(source.config, seed)
+    assert source.path is not None
+    return CheckpointReader(source.path, source.layout, source.config)
+
+
+def load_weights(
+    source: ModelSource,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Callable[[str], None] = lambda message: None,
+    quantization: Literal["mxfp4"] | None = None,
+    seed: int = 0,
+) -> ModelWeights:
+    """The weights of a model, everything but packed experts in `dtype` on `device`.
+
+    On the CPU, tensors stored in `dtype` and packed experts are views of mapped files, read from
+    the disk when first used; unpacked experts of a Hugging Face checkpoint are transposed views.
+
+    Args:
+        source: what to load, from `resolve_model`.
+        dtype: of all floating-point weights.
+        device: where the weights are wanted.
+        progress: told about once a second how far loading has come.
+        quantization: "mxfp4" packs the experts of a bfloat16 checkpoint while loading.
+        seed: of random weights.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, damaged, or does not fit config.json.
+    """
+    parts = open_source(source, seed=seed)
+    if quantization == "mxfp4" and parts.config.expert_format == "bf16":
+        parts = PackingSource(parts)
+    total = sum(1 for _ in model_parts(parts.config))
+    done, reported = 0, time.monotonic()
+
+    def read(part: Part) -> Tensor:
+        nonlocal done, reported
+        stored = parts.part(part)
+        tensor = stored.to(
+            device=device, dtype=stored.dtype if stored.dtype == torch.uint8 else dtype
+        )
+        if tensor is not stored:
+            parts.release(part)
+        done += 1
+        if time.monotonic() - reported >= _REPORT_EVERY:
+            reported = time.monotonic()
+            progress(f"Loading weights: {100 * done // total} %")
+        return tensor
+
+    return assemble(parts.config, read)
