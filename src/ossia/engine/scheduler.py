@@ -1,0 +1,383 @@
+"""Which tokens of which requests run in the next step. Pure Python, deterministic, no clock.
+
+First come, first served. A step gives one token to every decoding request, then what is left of
+its token budget to prompts under way, oldest first, then to waiting requests. When the full pool
+runs out, the youngest running request gives its pages back and waits to be computed again.
+
+    plan = scheduler.schedule()
+    tokens = run(plan)                    # one sampled token for each of plan.sampling
+    outputs = scheduler.commit(plan, tokens)
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
+
+from ossia.engine.kv_cache import CacheConfig, KVCache, SequencePages
+from ossia.engine.messages import EngineStats, FinishReason
+from ossia.engine.request import Request, Status, check_prompt, finish_reason_of, prompt_key
+from ossia.errors import ConfigError, InvalidRequest
+from ossia.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Limits of a step and of a request."""
+
+    max_num_seqs: int  # sequences running at once
+    max_num_batched_tokens: int  # tokens in one step
+    max_model_len: int  # tokens of prompt and answer together
+    eos_token_ids: tuple[int, ...]  # stop a request unless it ignores them
+
+
+class ScheduledSequence(NamedTuple):
+    """The part of one request that runs in a step: tokens[start : start + num_tokens]."""
+
+    request: Request
+    pages: SequencePages  # own the keys of all positions below start + num_tokens
+    start: int  # position of the first token
+    num_tokens: int
+    samples: bool  # whether a next token is wanted after the last one
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step. Build its batch before the scheduler is called again."""
+
+    sequences: tuple[ScheduledSequence, ...]
+    num_tokens: int
+
+    @property
+    def sampling(self) -> tuple[ScheduledSequence, ...]:
+        """The sequences that want a next token, in order."""
+        return tuple(item for item in self.sequences if item.samples)
+
+
+class RequestOutput(NamedTuple):
+    """What a step added to one request."""
+
+    request_id: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None
+    cached_tokens: int  # prompt tokens found in the prefix cache
+    error: str | None = None
+
+
+class Scheduler:
+    """Owns every request from `add` until it is finished, and the pages they hold."""
+
+    def __init__(self, config: SchedulerConfig, cache: CacheConfig) -> None:
+        """
+        Raises:
+            ConfigError: the pools cannot hold one request of max_model_len tokens.
+        """
+        self.config = config
+        self.cache = KVCache(cache)
+        needed = self.cache.pages_for(config.max_model_len)
+        if needed > self.cache.full.capacity:
+            raise ConfigError(
+                f"The KV cache holds {self.cache.full.capacity * cache.page_size} tokens, less "
+                f"than --max-model-len {config.max_model_len}; lower --max-model-len or raise "
+                "--kv-cache-memory."
+            )
+        # Every running sequence can then hold its window and compute one token in each step.
+        self.max_running = min(
+            config.max_num_seqs,
+            config.max_num_batched_tokens,
+            self.cache.window.capacity // cache.window_pages_per_sequence,
+        )
+        self._eos = frozenset(config.eos_token_ids)
+        self._requests: dict[str, Request] = {}
+        self._waiting: list[Request] = []  # oldest first
+        self._running: list[Request] = []  # oldest first
+        self._outstanding: StepPlan | None = None
+        self._arrivals = 0
+        self._prompt_tokens = 0
+        self._cached_tokens = 0
+        self._generated_tokens = 0
+        self._preemptions = 0
+        self._steps = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request waits or runs."""
+        return bool(self._requests)
+
+    def get(self, request_id: str) -> Request | None:
+        """The request of this id, unless it is finished."""
+        return self._requests.get(request_id)
+
+    def add(self, request_id: str, prompt: list[int], params: SamplingParams) -> Request:
+        """Put a request at the end of the queue.
+
+        Raises:
+            InvalidRequest: the prompt is empty or not of token ids, or the request's id is in use.
+            ContextLengthExceeded: the prompt leaves no room for an answer.
+        """
+        limit = self.config.max_model_len
+        check_prompt(prompt, limit)
+        if request_id in self._requests:
+            raise InvalidRequest(f"The request id {request_id!r} is in use.", param="request_id")
+        room = limit - len(prompt)
+        boundary = self.cache.turn_boundary(len(prompt))
+        stop_ids = frozenset(params.stop_token_ids)
+        request = Request(
+            request_id,
+            prompt,
+            params,
+            arrival=self._arrivals,
+            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
+            stop_ids=stop_ids if params.ignore_eos else stop_ids | self._eos,
+            turn_boundary=boundary,
+            prompt_key=prompt_key(prompt[:boundary]),
+        )
+        self._arrivals += 1
+        self._requests[request_id] = request
+        self._waiting.append(request)
+        return request
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """End these requests now, wherever they stand; unknown ids are ignored.
+
+        A step under way may include them: `commit` then passes over them.
+        """
+        for request_id in request_ids:
+            request = self._requests.get(request_id)
+            if request is not None:
+                self._finish(request, "abort")
+
+    def finish_with_error(self, request_id: str, message: str) -> RequestOutput | None:
+        """End one request because of a fault; None if it is finished already.
+
+        Its pages are not cached, since what is in them may be the cause.
+        """
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        request.error = message
+        self._finish(request, "error", keep=False)
+        return RequestOutput(request_id, [], "error", max(0, request.cached_tokens), message)
+
+    def schedule(self) -> StepPlan:
+        """Plan the next step. Empty only if there is no work.
+
+        Raises:
+            RuntimeError: the previous plan was neither committed nor cancelled.
+        """
+        if self._outstanding is not None:
+            raise RuntimeError("The previous step was neither committed nor cancelled.")
+        items: list[ScheduledSequence] = []
+        budget = self.config.max_num_batched_tokens
+        budget -= self._schedule_decodes(items)
+        budget -= self._schedule_prefills(items, budget)
+        if self._waiting:
+            budget -= self._admit(items, budget)
+        plan = StepPlan(tuple(items), self.config.max_num_batched_tokens - budget)
+        self._outstanding = plan
+        return plan
+
+    def commit(self, plan: StepPlan, tokens: Sequence[int]) -> list[RequestOutput]:
+        """Apply the results of a step: `tokens[i]` was sampled for `plan.sampling[i]`.
+
+        Requests that ended since `schedule` are passed over, whatever was sampled for them.
+
+        Raises:
+            RuntimeError: the plan is not the outstanding one.
+            ValueError: there are not as many tokens as sampling sequences.
+        """
+        wanted = sum(1 for item in plan.sequences if item.samples)
+        if len(tokens) != wanted:
+            raise ValueError(f"The step samples {wanted} token(s); {len(tokens)} were given.")
+        self._settle(plan)
+        sampled = iter(tokens)
+        outputs: list[RequestOutput] = []
+        for request, pages, start, count, samples in plan.sequences:
+            token = next(sampled) if samples else -1
+            if request.status is not Status.RUNNING:
+                continue
+            end = start + count
+            self.cache.advance(pages, request.tokens, start, end)
+            request.num_computed = end
+            if samples:
+                outputs.append(self._append(request, token))
+        self._steps += 1
+        return outputs
+
+    def cancel(self, plan: StepPlan) -> None:
+        """Drop a plan that was not run; the next one covers the same tokens again."""
+        self._settle(plan)
+        for item in plan.sequences:
+            if item.request.status is Status.RUNNING:
+                self.cache.trim(item.pages, item.start)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes that no running request uses."""
+        self.cache.reset_prefix_cache()
+
+    def stats(self) -> EngineStats:
+        """Gauges and counters; the times are left to whoever runs the steps."""
+        return EngineStats(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            full_pages_used=self.cache.full.in_use,
+            full_pages_total=self.cache.full.capacity,
+            window_pages_used=self.cache.window.in_use,
+            window_pages_total=self.cache.window.capacity,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            preemptions=self._preemptions,
+            steps=self._steps,
+        )
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if requests, pages and counts disagree. For tests, between steps."""
+        assert self._outstanding is None, "a step is under way"
+        by_arrival = attrgetter("arrival")
+        assert sorted(self._waiting, key=by_arrival) == self._waiting
+        assert sorted(self._running, key=by_arrival) == self._running
+        assert len(self._waiting) + len(self._running) == len(self._requests)
+        assert len(self._running) <= self.max_running
+        for request in self._waiting:
+            assert request.status is Status.WAITING
+            assert request.pages is None
+        held = []
+        for request in self._running:
+            assert request.status is Status.RUNNING
+            assert request.pages is not None
+            assert request.num_computed < len(request.tokens)
+            held.append((request.pages, request.num_computed))
+        self.cache.check_invariants(held)
+
+    def _schedule_decodes(self, items: list[ScheduledSequence]) -> int:
+        """One token for each request that has one to compute; preempts until their pages fit."""
+        index = 0
+        running = self._running
+        extend = self.cache.extend
+        page_size = self.cache.config.page_size
+        while index < len(running):
+            request = running[index]
+            index += 1
+            start = request.num_computed
+            if len(request.tokens) - start != 1:
+                continue
+            pages = request.pages
+            assert pages is not None
+            if start % page_size == 0:
+                while not extend(pages, start + 1) and self._preempt_youngest() is not request:
+                    pass
+                if request.status is not Status.RUNNING:
+                    break
+            items.append(ScheduledSequence(request, pages, start, 1, True))
+        return len(items)
+
+    def _preempt_youngest(self) -> Request:
+        """Take all pages of the youngest running request, which waits again in arrival order."""
+        request = self._running.pop()
+        self._release(request)
+        request.status = Status.WAITING
+        insort(self._waiting, request, key=attrgetter("arrival"))
+        self._preemptions += 1
+        return request
+
+    def _schedule_prefills(self, items: list[ScheduledSequence], budget: int) -> int:
+        """As many tokens of prompts under way as the budget and the window pool allow."""
+        used = 0
+        for request in self._running:
+            if used == budget:
+                break
+            if len(request.tokens) - request.num_computed > 1:
+                used += self._schedule_chunk(items, request, budget - used)
+        return used
+
+    def _schedule_chunk(self, items: list[ScheduledSequence], request: Request, budget: int) -> int:
+        pages = request.pages
+        assert pages is not None
+        start = request.num_computed
+        left = len(request.tokens) - start
+        count = min(left, budget, self.cache.room(pages, start))
+        if count:
+            extended = self.cache.extend(pages, start + count)
+            assert extended, "a prompt's full pages are allocated when it is admitted"
+            items.append(ScheduledSequence(request, pages, start, count, count == left))
+        return count
+
+    def _admit(self, items: list[ScheduledSequence], budget: int) -> int:
+        """Start waiting requests, oldest first, while sequences, tokens and pages allow.
+
+        One page for each running request is left free, or the newcomer would soon be preempted.
+        A request whose prompt another one is computing right now waits to share the result, and
+        younger ones may pass it.
+        """
+        used = 0
+        index = 0
+        computing = {
+            request.prompt_key
+            for request in self._running
+            if request.num_computed < request.turn_boundary
+        }
+        while (
+            index < len(self._waiting) and used < budget and len(self._running) < self.max_running
+        ):
+            request = self._waiting[index]
+            if request.prompt_key in computing:
+                index += 1
+                continue
+            spare = self.cache.full.available - len(self._running)
+            if request.pages_wanted > spare:
+                break
+            match = self.cache.match(request.tokens)
+            request.pages_wanted = match.pages_wanted
+            if match.pages_wanted > spare or not self.cache.admits(match):
+                break
+            del self._waiting[index]
+            request.pages = self.cache.start(request.tokens, match, request.turn_boundary)
+            self._start(request, match.num_resumed * self.cache.config.page_size)
+            if request.num_computed < request.turn_boundary:
+                computing.add(request.prompt_key)
+            used += self._schedule_chunk(items, request, budget - used)
+        return used
+
+    def _start(self, request: Request, num_resumed: int) -> None:
+        request.status = Status.RUNNING
+        request.num_computed = num_resumed
+        insort(self._running, request, key=attrgetter("arrival"))
+        if request.cached_tokens < 0:
+            request.cached_tokens = num_resumed
+            self._prompt_tokens += request.prompt_len
+            self._cached_tokens += num_resumed
+
+    def _append(self, request: Request, token: int) -> RequestOutput:
+        request.tokens.append(token)
+        self._generated_tokens += 1
+        reason = finish_reason_of(request)
+        if reason is not None:
+            self._finish(request, reason)
+        return RequestOutput(request.request_id, [token], reason, request.cached_tokens)
+
+    def _finish(self, request: Request, reason: FinishReason, *, keep: bool = True) -> None:
+        """The one way out: return the pages, forget the request."""
+        if request.status is Status.RUNNING:
+            self._running.remove(request)
+            self._release(request, keep=keep)
+        else:
+            self._waiting.remove(request)
+        request.status = Status.FINISHED
+        request.finish_reason = reason
+        del self._requests[request.request_id]
+
+    def _release(self, request: Request, *, keep: bool = True) -> None:
+        assert request.pages is not None
+        self.cache.release(request.pages, request.tokens, request.num_computed, keep=keep)
+        request.pages = None
+        request.pages_wanted = 0
+        request.num_computed = 0
+
+    def _settle(self, plan: StepPlan) -> None:
+        if plan is not self._outstanding:
+            raise RuntimeError("This plan is not the one that was scheduled last.")
+        self._outstanding = None
