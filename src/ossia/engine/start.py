@@ -1,0 +1,122 @@
+"""Builds an engine from its configuration: find, plan, load, test. Says what it is doing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import psutil
+import torch
+
+from ossia.checkpoint.load import load_weights
+from ossia.checkpoint.parts import model_parts
+from ossia.checkpoint.resolve import ModelSource, resolve_model
+from ossia.config import ARCHITECTURE, EngineConfig, ModelConfig
+from ossia.engine.core import EngineCore
+from ossia.engine.device import (
+    available_memory,
+    choose_device,
+    choose_dtype,
+    choose_threads,
+    keep_freed_memory,
+)
+from ossia.engine.memory import MemoryPlan, plan_memory
+from ossia.engine.messages import EngineInfo
+from ossia.engine.runner import Runner
+from ossia.engine.scheduler import Scheduler, SchedulerConfig
+from ossia.kernels.moe.prepare import unpacked_bytes
+from ossia.kernels.select import select_kernels
+from ossia.kernels.self_test import self_test
+from ossia.model import model_class
+
+Progress = Callable[[str], None]
+
+
+def start_engine(config: EngineConfig, progress: Progress = lambda text: None) -> EngineCore:
+    """An engine that is ready to step.
+
+    Raises:
+        StartupError: it cannot run as configured here; says what to change.
+    """
+    device = choose_device(config)
+    if device.type == "cpu":
+        keep_freed_memory()
+    source = resolve_model(config.model, load_format=config.load_format, progress=progress)
+    model_config = _as_loaded(source, config)
+    torch.set_num_threads(choose_threads(config, model_config))
+    dtype = choose_dtype(config, model_config, device)
+    kernels = select_kernels(device, dtype, config.attention_backend)
+    self_test(kernels, device, dtype)
+    plan = _plan(model_config, config, device, dtype)
+    for line in plan.lines():
+        progress(line)
+    started = time.monotonic()
+    weights = load_weights(
+        source,
+        dtype=dtype,
+        device=device,
+        progress=progress,
+        quantization=config.quantization,
+        seed=config.seed,
+    )
+    progress(f"Loaded {source.name} in {time.monotonic() - started:.1f} s.")
+    model = model_class(ARCHITECTURE)(weights, kernels, device)
+    runner = Runner(model, plan.cache, device=device)
+    scheduler = Scheduler(
+        SchedulerConfig(
+            max_num_seqs=plan.max_num_seqs,
+            max_num_batched_tokens=plan.max_num_batched_tokens,
+            max_model_len=plan.max_model_len,
+            eos_token_ids=model_config.eos_token_ids,
+        ),
+        plan.cache,
+    )
+    info = EngineInfo(
+        architecture=ARCHITECTURE,
+        model=source.name,
+        device=_device_name(device),
+        dtype=str(dtype).removeprefix("torch."),
+        quantization="mxfp4" if model_config.expert_format == "mxfp4" else None,
+        attention_backend=kernels.attention_backend,
+        vocab_size=model_config.vocab_size,
+        max_model_len=plan.max_model_len,
+        max_num_seqs=plan.max_num_seqs,
+        eos_token_ids=list(model_config.eos_token_ids),
+        memory_plan=plan.lines(),
+    )
+    return EngineCore(scheduler, runner, info, config.seed)
+
+
+def _as_loaded(source: ModelSource, config: EngineConfig) -> ModelConfig:
+    if config.quantization == "mxfp4":
+        return replace(source.config, expert_format="mxfp4")
+    return source.config
+
+
+def _plan(
+    model: ModelConfig, config: EngineConfig, device: torch.device, dtype: torch.dtype
+) -> MemoryPlan:
+    if device.type == "cuda":
+        total = int(torch.cuda.mem_get_info(device)[1])
+    else:
+        total = int(psutil.virtual_memory().total)
+    weight_bytes = sum(
+        math.prod(part.shape) * (1 if part.kind in ("blocks", "scales") else dtype.itemsize)
+        for part in model_parts(model)
+    )
+    weight_bytes += unpacked_bytes(model, dtype)
+    return plan_memory(
+        model,
+        config,
+        device=device.type,
+        itemsize=dtype.itemsize,
+        weight_bytes=weight_bytes,
+        available_bytes=available_memory(device),
+        total_bytes=total,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)

@@ -1,0 +1,103 @@
+"""A tiny random network for the engine's tests."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ossia.config import EngineConfig, ModelConfig, model_config_to_hf
+from ossia.engine.core import EngineCore
+from ossia.engine.messages import Chunk, Generate
+from ossia.engine.start import start_engine
+from ossia.sampling import SamplingParams
+
+VOCAB = 1024
+TINY = ModelConfig(
+    vocab_size=VOCAB,
+    hidden_size=64,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    num_experts=4,
+    experts_per_token=2,
+    intermediate_size=64,
+    sliding_window=32,
+    max_context=2048,
+    pad_token_id=0,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A directory with the config.json of `TINY`, for load_format dummy."""
+    directory: Path = tmp_path_factory.mktemp("tiny")
+    (directory / "config.json").write_text(json.dumps(model_config_to_hf(TINY)))
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_model: str) -> Callable[..., EngineConfig]:
+    """An EngineConfig for the tiny network; options can be overridden."""
+
+    def make(**options: object) -> EngineConfig:
+        defaults: dict[str, object] = {
+            "model": tiny_model,
+            "load_format": "dummy",
+            "device": "cpu",
+            "dtype": "float32",
+            "num_threads": 1,
+            "kv_cache_memory": 16 << 20,
+        }
+        return EngineConfig(**{**defaults, **options})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_core(tiny_config: Callable[..., EngineConfig]) -> Callable[..., EngineCore]:
+    """Engines of the tiny network."""
+    return lambda **options: start_engine(tiny_config(**options))
+
+
+def params(**values: object) -> SamplingParams:
+    """Sampling parameters for tests: a fixed length unless said otherwise."""
+    return SamplingParams(**{"ignore_eos": True, "max_tokens": 12, **values})  # type: ignore[arg-type]
+
+
+class Runs:
+    """Feeds an engine and collects what comes back, by request."""
+
+    def __init__(self, core: EngineCore) -> None:
+        self.core = core
+        self.chunks: dict[str, list[Chunk]] = {}
+
+    def add(self, request_id: str, prompt: list[int], sampling: SamplingParams) -> None:
+        self.core.add(Generate(request_id, prompt, sampling))
+
+    def step(self) -> None:
+        for chunk in self.core.step().chunks:
+            self.chunks.setdefault(chunk.request_id, []).append(chunk)
+
+    def finish(self) -> None:
+        while self.core.has_work:
+            self.step()
+
+    def tokens(self, request_id: str) -> list[int]:
+        return [t for chunk in self.chunks.get(request_id, []) for t in chunk.token_ids]
+
+    def reason(self, request_id: str) -> str | None:
+        return self.chunks[request_id][-1].finish_reason
+
+
+@pytest.fixture(scope="session")
+def make_runs(make_core: Callable[..., EngineCore]) -> Callable[..., Runs]:
+    """Engines of the tiny network with their results collected."""
+    return lambda **options: Runs(make_core(**options))
+
+
+@pytest.fixture(scope="session")
+def sampling() -> Callable[..., SamplingParams]:
+    """`params`, for tests that cannot import this file."""
+    return params
