@@ -1,0 +1,1 @@
+"""From the tokens of an answer to what its reader is shown."""

@@ -1,0 +1,348 @@
+"""gpt-oss from Python: an engine in this process, whole batches in and out.
+
+Example:
+    >>> from ossia import LLM, SamplingParams
+    >>> llm = LLM("demo")
+    >>> conversation = [{"role": "user", "content": "Who are you?"}]
+    >>> [output] = llm.chat([conversation], SamplingParams(temperature=0), use_tqdm=False)
+    >>> print(output.finish_reason)
+    stop
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+from tqdm.auto import tqdm
+
+from ossia.answer.assembler import (
+    CallArguments,
+    CallStart,
+    Delta,
+    ReasoningText,
+    TextAssembler,
+    TurnAssembler,
+    VisibleText,
+)
+from ossia.config import EngineConfig
+from ossia.engine.checks import check_request
+from ossia.engine.core import EngineCore
+from ossia.engine.messages import Chunk, EngineInfo, EngineStats, Generate, TokenLogprobs
+from ossia.engine.start import start_engine
+from ossia.errors import InvalidRequest, RequestError
+from ossia.harmony.prompt import render_prompt
+from ossia.harmony.tokenizer import Tokenizer
+from ossia.sampling import MAX_SEED, SamplingParams
+from ossia.turn import ToolCall, Turn
+
+logger = logging.getLogger(__name__)
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]  # as in Chat Completions: role, content, tool_calls, ...
+Conversation = Sequence[Message]
+OutputReason = Literal["stop", "length", "tool_calls", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """The answer to one prompt, or one of its n answers."""
+
+    text: str  # for the user
+    reasoning: str  # chain of thought; "" for raw completions
+    tool_calls: list[ToolCall]
+    finish_reason: OutputReason
+    token_ids: list[int]  # all that was generated, stop tokens included
+    prompt_token_ids: list[int]
+    cached_tokens: int  # of the prompt, found in the prefix cache
+    reasoning_tokens: int  # of token_ids
+    logprobs: list[TokenLogprobs] | None = None  # one for each of token_ids, if asked for
+    error: str | None = None  # a sentence, with finish reason "error"
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_token_ids)
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+class LLM:
+    """A gpt-oss model in this process. Not for use from several threads at once."""
+
+    def __init__(
+        self,
+        model: str = "demo",
+        *,
+        progress: Callable[[str], None] = logger.info,
+        **engine_options: Any,
+    ) -> None:
+        """Load a model; takes seconds, or minutes for a large one.
+
+        Args:
+            model: "demo", a directory, or a hub name such as openai/gpt-oss-20b.
+            progress: is given a line for each step.
+            engine_options: the other fields of `ossia.config.EngineConfig`, such as device, dtype,
+                max_model_len or kv_cache_memory.
+
+        Raises:
+            StartupError: the model cannot be loaded as asked for; says what to change.
+            TypeError: an option that does not exist.
+        """
+        self._core: EngineCore = start_engine(EngineConfig(model=model, **engine_options), progress)
+        self._requests = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine turned out to be."""
+        return self._core.info
+
+    @property
+    def stats(self) -> EngineStats:
+        """Gauges and counters of the engine."""
+        return self._core.stats
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The o200k_harmony vocabulary."""
+        return Tokenizer()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        n: int = 1,
+        stop: str | Sequence[str] = (),
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Continue text or token ids as they are, without any chat format.
+
+        Args:
+            prompts: one prompt or several; special tokens can be given as ids only.
+            sampling_params: for all prompts, or one for each.
+            n: answers to each prompt; they stand next to each other in the result. With a seed,
+                answer i uses seed + i.
+            stop: strings that end the text where one of them begins.
+            use_tqdm: show a progress bar.
+
+        Raises:
+            InvalidRequest: a prompt or parameter is out of range; nothing was run.
+            ContextLengthExceeded: a prompt leaves no room; nothing was run.
+        """
+        single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], int))
+        many: Sequence[Any] = [prompts] if single else prompts
+        ids = [self.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in many]
+        strings = _stop_strings(stop)
+        return self._run(
+            ids, sampling_params, n, lambda _: TextAssembler(self.tokenizer, strings), use_tqdm
+        )
+
+    def chat(
+        self,
+        conversations: Conversation | Sequence[Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        reasoning_effort: str = "medium",
+        date: datetime.date | None = None,
+        n: int = 1,
+        stop: str | Sequence[str] = (),
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Answer conversations in the form of Chat Completions.
+
+        Args:
+            conversations: one list of messages or several.
+            sampling_params: for all conversations, or one for each.
+            tools: functions that the model may call, as in Chat Completions.
+            reasoning_effort: low, medium or high.
+            date: stands in the system message; None leaves it out, so that prompts do not change
+                from day to day.
+            n: answers to each conversation, as in `generate`.
+            stop: strings that end the visible text where one of them begins.
+            use_tqdm: show a progress bar.
+
+        Raises:
+            InvalidRequest: a message, tool or parameter is wrong; nothing was run.
+            ContextLengthExceeded: a conversation leaves no room; nothing was run.
+        """
+        single = bool(conversations) and isinstance(conversations[0], Mapping)
+        many: Sequence[Any] = [conversations] if single else conversations
+        turns = [_turn(messages, tools, reasoning_effort, date) for messages in many]
+        prompts = [render_prompt(turn, self.tokenizer) for turn in turns]
+        strings = _stop_strings(stop)
+
+        def assembler(number: int) -> TurnAssembler:
+            names = tuple(tool.name for tool in turns[number].tools)
+            return TurnAssembler(self.tokenizer, names, strings)
+
+        return self._run(prompts, sampling_params, n, assembler, use_tqdm)
+
+    def _run(
+        self,
+        prompts: Sequence[list[int]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        n: int,
+        assembler: Callable[[int], TurnAssembler | TextAssembler],
+        use_tqdm: bool,
+    ) -> list[RequestOutput]:
+        if n < 1:
+            raise InvalidRequest("n must be 1 or more.", param="n")
+        parameters = _one_each(sampling_params, len(prompts))
+        answers: dict[str, _Answer] = {}
+        for number, (prompt, params) in enumerate(zip(prompts, parameters, strict=True)):
+            _check(number, prompt, params, self.info)
+            for choice in range(n):
+                request_id = f"{self._requests}"
+                self._requests += 1
+                answers[request_id] = _Answer(prompt, _choice(params, choice), assembler(number))
+        try:
+            for request_id, answer in answers.items():
+                self._core.add(Generate(request_id, answer.prompt, answer.params))
+            self._finish(answers, use_tqdm)
+        finally:
+            self._core.abort(answers)
+        return [answer.output() for answer in answers.values()]
+
+    def _finish(self, answers: Mapping[str, _Answer], use_tqdm: bool) -> None:
+        tokens = 0
+        with tqdm(total=len(answers), unit="answer", disable=not use_tqdm) as bar:
+            while self._core.has_work:
+                for chunk in self._core.step().chunks:
+                    tokens += len(chunk.token_ids)
+                    if answers[chunk.request_id].feed(chunk):
+                        bar.update()
+                        if chunk.finish_reason is None:  # a stop string, unknown to the engine
+                            self._core.abort([chunk.request_id])
+                if use_tqdm:
+                    seconds = bar.format_dict["elapsed"]
+                    rate = f"{tokens / seconds:.0f} tokens/s" if seconds else ""
+                    bar.set_postfix_str(rate, refresh=False)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One sequence on its way: the fold of its deltas."""
+
+    prompt: list[int]
+    params: SamplingParams
+    assembler: TurnAssembler | TextAssembler
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[CallStart] = field(default_factory=list)
+    arguments: list[list[str]] = field(default_factory=list)
+    cached_tokens: int = 0
+    error: str | None = None
+
+    def feed(self, chunk: Chunk) -> bool:
+        """Take what came; True when this was the end."""
+        self.token_ids += chunk.token_ids
+        self.logprobs += chunk.logprobs or ()
+        self.cached_tokens = chunk.cached_tokens
+        try:
+            self._fold(self.assembler.feed(chunk))
+        except RequestError as error:
+            self.error = error.message
+            return True
+        return self.assembler.finish_reason is not None
+
+    def _fold(self, deltas: Iterable[Delta]) -> None:
+        for delta in deltas:
+            match delta:
+                case VisibleText(text):
+                    self.text.append(text)
+                case ReasoningText(text):
+                    self.reasoning.append(text)
+                case CallStart():
+                    self.calls.append(delta)
+                    self.arguments.append([])
+                case CallArguments(index, text):
+                    self.arguments[index].append(text)
+
+    def output(self) -> RequestOutput:
+        return RequestOutput(
+            text="".join(self.text),
+            reasoning="".join(self.reasoning),
+            tool_calls=[
+                ToolCall(call.call_id, call.name, "".join(arguments))
+                for call, arguments in zip(self.calls, self.arguments, strict=True)
+            ],
+            finish_reason=self.assembler.finish_reason or "error",
+            token_ids=self.token_ids,
+            prompt_token_ids=self.prompt,
+            cached_tokens=self.cached_tokens,
+            reasoning_tokens=self.assembler.reasoning_tokens,
+            logprobs=None if self.params.logprobs is None else self.logprobs,
+            error=self.error,
+        )
+
+
+def _turn(
+    messages: Conversation,
+    tools: Sequence[Mapping[str, Any]],
+    effort: str,
+    date: datetime.date | None,
+) -> Turn:
+    # Imported here: pydantic is of no use to raw completions.
+    from pydantic import ValidationError
+
+    from ossia.server.chat_turn import chat_turn
+    from ossia.server.schema.chat import ChatRequest
+
+    body = {
+        "messages": [dict(message) for message in messages],
+        "tools": [dict(tool) for tool in tools] or None,
+        "reasoning_effort": effort,
+    }
+    try:
+        request = ChatRequest.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(step) for step in first["loc"])
+        raise InvalidRequest(f"{path}: {first['msg']}.", param=path) from None
+    return chat_turn(request.messages, request, date)
+
+
+def _check(number: int, prompt: list[int], params: SamplingParams, info: EngineInfo) -> None:
+    try:
+        check_request(prompt, params, info)
+    except RequestError as error:
+        error.message = f"Prompt {number}: {error.message}"
+        error.args = (error.message,)
+        raise
+
+
+def _one_each(
+    given: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> Sequence[SamplingParams]:
+    if given is None or isinstance(given, SamplingParams):
+        return [given or SamplingParams()] * count
+    if len(given) != count:
+        raise InvalidRequest(
+            f"There are {count} prompts and {len(given)} sampling_params; give one for all or "
+            "one for each.",
+            param="sampling_params",
+        )
+    return given
+
+
+def _choice(params: SamplingParams, number: int) -> SamplingParams:
+    if not number or params.seed is None:
+        return params
+    return msgspec.structs.replace(params, seed=(params.seed + number) & MAX_SEED)
+
+
+def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "" in strings:
+        raise InvalidRequest("stop has an empty string; leave it out.", param="stop")
+    return strings
