@@ -164,11 +164,20 @@ class Terminal:
         while len(self.output) < count:
             assert self._read(deadline - time.monotonic()), f"only {self.output!r} came"
 
-    def settle(self, seconds: float = 0.3) -> None:
-        """Wait until nothing was written for so long.
+    def interrupt(self, text: str) -> None:
+        """Press Ctrl-C at a prompt until `text` is shown.
 
-        Between its prompt and its first read, readline does not notice Ctrl-C.
+        Between its prompt and its first read, readline does not notice the key.
         """
+        for _ in range(30):
+            self.send("\x03")
+            with contextlib.suppress(AssertionError):
+                self.expect(text, timeout=1)
+                return
+        raise AssertionError(f"{text!r} did not come, only {self.output!r}")
+
+    def settle(self, seconds: float = 0.3) -> None:
+        """Wait until nothing was written for so long."""
         while select.select([self._screen], [], [], seconds)[0] and self._read(seconds):
             pass
 
