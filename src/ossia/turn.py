@@ -98,16 +98,40 @@ Item = (
 
 
 @dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the model calls a function in this turn, and which ones it may."""
+
+    mode: Literal["auto", "required"] = "auto"
+    names: tuple[str, ...] | None = None  # of declared tools; None: all of them
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """What the text of the `final` channel must be."""
+
+    kind: Literal["json_object", "json_schema", "regex", "choice", "lark"]
+    schema: Mapping[str, Any] | bool | None = None  # of json_schema
+    name: str = ""  # of json_schema, shown to the model
+    description: str = ""  # of json_schema, shown to the model
+    strict: bool = True  # of json_schema; False leaves out keywords that cannot be enforced
+    pattern: str = ""  # of regex (Rust syntax, matches the whole text), or a Lark grammar
+    choices: tuple[str, ...] = ()  # of choice
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
-    """Everything the prompt depends on.
+    """Everything that the prompt and the turn grammar depend on.
 
     `date` stands in the system message; whoever builds the turn freezes it per conversation.
     None leaves the line out.
     """
 
     items: tuple[Item, ...]
-    tools: tuple[ToolDefinition, ...] = ()
+    tools: tuple[ToolDefinition, ...] = ()  # that the model is shown
     effort: ReasoningEffort = ReasoningEffort.MEDIUM
     date: datetime.date | None = None
     identity: str = "You are ChatGPT, a large language model trained by OpenAI."
     knowledge_cutoff: str = "2024-06"
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True  # several calls may stand in one turn
+    output: OutputFormat | None = None  # None: free text

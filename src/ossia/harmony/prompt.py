@@ -1,7 +1,7 @@
 """A turn as the token ids that the model continues.
 
     system message     identity, dates, effort, channels
-    developer message  instructions and tool declarations, where there are any
+    developer message  instructions, tool declarations, the response format, where there are any
     the conversation   one message per item, chain of thought of ended turns left out
     <|start|>assistant where the model goes on
 
@@ -11,17 +11,19 @@ the role part, `assistant to=functions.f<|channel|>commentary json`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from ossia.harmony.declarations import render_declarations
 from ossia.harmony.history import ends_in_final, replay
 from ossia.harmony.messages import render_message
-from ossia.harmony.tokenizer import CALL, START, Tokenizer
+from ossia.harmony.tokenizer import CALL, START, Tokenizer, replace_surrogates
 from ossia.turn import (
     AssistantMessage,
     GeneratedTokens,
     Instructions,
     Item,
+    OutputFormat,
     Reasoning,
     ToolCall,
     ToolResult,
@@ -65,7 +67,9 @@ def system_text(turn: Turn) -> str:
 
 
 def developer_text(turn: Turn, tokenizer: Tokenizer) -> str:
-    """The developer message: all instructions joined by empty lines, then the tools; maybe "".
+    """The developer message; maybe "".
+
+    All instructions joined by empty lines, then the tools, then the response format.
 
     Raises:
         InvalidRequest: a tool that cannot be declared.
@@ -76,7 +80,27 @@ def developer_text(turn: Turn, tokenizer: Tokenizer) -> str:
         sections += ["# Instructions", *texts]
     if turn.tools:
         sections.append(render_declarations(turn.tools, tokenizer))
+    if turn.output is not None:
+        sections += response_format(turn.output)
     return "\n\n".join(sections)
+
+
+def response_format(output: OutputFormat) -> list[str]:
+    """The `# Response Formats` section, in parts between empty lines; none for what is no JSON.
+
+    A plain JSON object is shown as the schema that it is: a model that knows that JSON is due plans
+    its answer so, while one that learns it from the grammar alone is cut off in mid-sentence.
+    Patterns, choices and grammars are not part of harmony; their users describe them in the prompt.
+    """
+    schema: object = output.schema
+    name = output.name or "response"
+    if output.kind == "json_object" or (output.kind == "json_schema" and schema is None):
+        schema, name = {"type": "object"}, output.name or "json_object"
+    elif output.kind != "json_schema":
+        return []
+    text = replace_surrogates(json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
+    comments = [f"// {line}" for line in replace_surrogates(output.description).splitlines()]
+    return ["# Response Formats", f"## {name}", "\n".join([*comments, text])]
 
 
 def _last_final(items: Sequence[Item], tokenizer: Tokenizer) -> int:
