@@ -10,8 +10,10 @@ from msgspec.structs import replace
 import ossia.llm
 from ossia import LLM, SamplingParams
 from ossia.config import ModelConfig, model_config_to_hf
+from ossia.engine.messages import Constraint
 from ossia.errors import ConfigError, ContextLengthExceeded, InvalidRequest
-from ossia.harmony.tokenizer import CALL, CHANNEL, MESSAGE, RETURN
+from ossia.harmony.tokenizer import CALL, CHANNEL, END, MESSAGE, RETURN
+from ossia.turn import OutputFormat, ToolChoice
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 
@@ -121,12 +123,88 @@ def test_a_tool_call_is_returned(llm, says):
     says(
         *(" to=functions.add", CHANNEL, "commentary json", MESSAGE, '{"a":1}', CALL),
     )
-    function = {"name": "add", "parameters": {"type": "object", "properties": {}}}
+    numbers = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    function = {"name": "add", "parameters": numbers}
     output = ask(llm, tools=[{"type": "function", "function": function}])
     assert output.finish_reason == "tool_calls"
     [call] = output.tool_calls
     assert (call.name, call.arguments) == ("add", '{"a":1}')
     assert output.text == ""
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"enum": [1, 2, 3]}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_has_the_form_that_was_asked_for(llm):
+    form = OutputFormat("json_schema", schema=PERSON)
+    outputs = llm.chat(
+        [[{"role": "user", "content": f"number {i}"}] for i in range(4)],
+        SamplingParams(temperature=2.0, max_tokens=400),
+        output=form,
+        max_reasoning_tokens=5,
+        use_tqdm=False,
+    )
+    for output in outputs:
+        assert output.finish_reason == "stop"
+        answer = json.loads(output.text)
+        assert answer["age"] in (1, 2, 3)
+        assert len(answer["name"]) <= 9
+        assert output.reasoning_tokens <= 5
+        assert output.reasoning_cut in (None, "max_tokens")
+
+
+def test_a_function_that_has_to_be_called_is_called(llm):
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": PERSON}} for name in "ab"
+    ]
+    output = llm.chat(
+        [{"role": "user", "content": "hi"}],
+        SamplingParams(temperature=2.0, max_tokens=600, logit_bias={END: 50.0}),  # short preambles
+        tools=tools,
+        tool_choice=ToolChoice("required", ("b",)),
+        parallel_tool_calls=False,
+        max_reasoning_tokens=0,
+        use_tqdm=False,
+    )[0]
+    assert output.finish_reason == "tool_calls"
+    [call] = output.tool_calls
+    assert call.name == "b"
+    assert json.loads(call.arguments)["age"] in (1, 2, 3)
+
+
+def test_raw_text_follows_a_constraint(llm):
+    grammar = 'start: ("yes" | "no") "!" <[200002]>'
+    [output] = llm.generate("Well?", constraint=Constraint(grammar=grammar), use_tqdm=False)
+    assert output.text.removesuffix("<|return|>") in ("yes!", "no!")
+    with pytest.raises(InvalidRequest, match="ignore_eos"):
+        llm.generate("Well?", GREEDY, constraint=Constraint(grammar=grammar), use_tqdm=False)
+
+
+def test_without_the_turn_grammar_what_needs_it_is_refused(llm, monkeypatch):
+    with pytest.raises(InvalidRequest, match="0 or more"):
+        ask(llm, max_reasoning_tokens=-1)
+    monkeypatch.setattr(llm, "_turn_grammar", False)
+    before = llm.stats.constrained
+    for option in (
+        {"output": OutputFormat("json_object")},
+        {"tool_choice": ToolChoice("required")},
+        {"max_reasoning_tokens": 5},
+    ):
+        with pytest.raises(InvalidRequest, match="turn_grammar=True"):
+            ask(llm, **option)
+    assert ask(llm).completion_tokens > 0
+    assert llm.stats.constrained == before
+
+
+def test_a_chat_that_ignores_stop_tokens_has_no_grammar(llm):
+    before = llm.stats.constrained
+    llm.chat([{"role": "user", "content": "hi"}], GREEDY, use_tqdm=False)
+    assert llm.stats.constrained == before
 
 
 def test_a_stop_string_ends_the_text_and_the_sequence(llm, says):

@@ -11,12 +11,13 @@ Example:
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import msgspec
 from tqdm.auto import tqdm
@@ -30,16 +31,26 @@ from ossia.answer.assembler import (
     TurnAssembler,
     VisibleText,
 )
+from ossia.answer.constraint import turn_constraint
 from ossia.config import EngineConfig
-from ossia.engine.checks import check_request
+from ossia.engine.checks import check_constraint, check_request
 from ossia.engine.core import EngineCore
-from ossia.engine.messages import Chunk, EngineInfo, EngineStats, Generate, TokenLogprobs
+from ossia.engine.messages import (
+    Chunk,
+    Constraint,
+    EngineInfo,
+    EngineStats,
+    Generate,
+    PhaseCut,
+    TokenLogprobs,
+)
 from ossia.engine.start import start_engine
 from ossia.errors import InvalidRequest, RequestError
+from ossia.harmony.grammar import GrammarCompiler
 from ossia.harmony.prompt import render_prompt
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.sampling import MAX_SEED, SamplingParams
-from ossia.turn import ToolCall, Turn
+from ossia.turn import OutputFormat, ToolCall, ToolChoice, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +74,7 @@ class RequestOutput:
     reasoning_tokens: int  # of token_ids
     logprobs: list[TokenLogprobs] | None = None  # one for each of token_ids, if asked for
     error: str | None = None  # a sentence, with finish reason "error"
+    reasoning_cut: PhaseCut | None = None  # why the reasoning was ended, if it was
 
     @property
     def prompt_tokens(self) -> int:
@@ -80,6 +92,7 @@ class LLM:
         self,
         model: str = "demo",
         *,
+        turn_grammar: bool = True,
         progress: Callable[[str], None] = logger.info,
         **engine_options: Any,
     ) -> None:
@@ -87,6 +100,7 @@ class LLM:
 
         Args:
             model: "demo", a directory, or a hub name such as openai/gpt-oss-20b.
+            turn_grammar: `chat` lets the model write nothing but a well-formed turn.
             progress: is given a line for each step.
             engine_options: the other fields of `ossia.config.EngineConfig`, such as device, dtype,
                 max_model_len or kv_cache_memory.
@@ -95,7 +109,12 @@ class LLM:
             StartupError: the model cannot be loaded as asked for; says what to change.
             TypeError: an option that does not exist.
         """
-        self._core: EngineCore = start_engine(EngineConfig(model=model, **engine_options), progress)
+        self._core: EngineCore = start_engine(
+            EngineConfig(model=model, **engine_options),
+            progress,
+            ll_tokenizer=lambda: self._grammars.ll_tokenizer,
+        )
+        self._turn_grammar = turn_grammar
         self._requests = 0
 
     @property
@@ -113,6 +132,11 @@ class LLM:
         """The o200k_harmony vocabulary."""
         return Tokenizer()
 
+    @cached_property
+    def _grammars(self) -> GrammarCompiler:
+        # Takes about a second, and raw completions have no use for it.
+        return GrammarCompiler(self.tokenizer)
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -120,6 +144,7 @@ class LLM:
         *,
         n: int = 1,
         stop: str | Sequence[str] = (),
+        constraint: Constraint | Sequence[Constraint | None] | None = None,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
         """Continue text or token ids as they are, without any chat format.
@@ -130,6 +155,8 @@ class LLM:
             n: answers to each prompt; they stand next to each other in the result. With a seed,
                 answer i uses seed + i.
             stop: strings that end the text where one of them begins.
+            constraint: a grammar that answers follow from their first token on, for all prompts or
+                one for each.
             use_tqdm: show a progress bar.
 
         Raises:
@@ -141,7 +168,12 @@ class LLM:
         ids = [self.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in many]
         strings = _stop_strings(stop)
         return self._run(
-            ids, sampling_params, n, lambda _: TextAssembler(self.tokenizer, strings), use_tqdm
+            ids,
+            sampling_params,
+            _constraint_each(constraint, len(ids)),
+            n,
+            lambda _: TextAssembler(self.tokenizer, strings),
+            use_tqdm,
         )
 
     def chat(
@@ -150,7 +182,11 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: ToolChoice | None = None,
+        parallel_tool_calls: bool = True,
+        output: OutputFormat | None = None,
         reasoning_effort: str = "medium",
+        max_reasoning_tokens: int | None = None,
         date: datetime.date | None = None,
         n: int = 1,
         stop: str | Sequence[str] = (),
@@ -158,11 +194,18 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer conversations in the form of Chat Completions.
 
+        The turn grammar is applied unless it is turned off or the sampling parameters ignore the
+        model's stop tokens; reasoning that repeats itself is then cut short.
+
         Args:
             conversations: one list of messages or several.
             sampling_params: for all conversations, or one for each.
             tools: functions that the model may call, as in Chat Completions.
+            tool_choice: whether a function has to be called, and which ones may be.
+            parallel_tool_calls: several functions may be called at once.
+            output: what the answer's text must be; None is free text.
             reasoning_effort: low, medium or high.
+            max_reasoning_tokens: reasoning ends after so many; None is no limit.
             date: stands in the system message; None leaves it out, so that prompts do not change
                 from day to day.
             n: answers to each conversation, as in `generate`.
@@ -175,7 +218,22 @@ class LLM:
         """
         single = bool(conversations) and isinstance(conversations[0], Mapping)
         many: Sequence[Any] = [conversations] if single else conversations
-        turns = [_turn(messages, tools, reasoning_effort, date) for messages in many]
+        turns = [
+            dataclasses.replace(
+                _turn(messages, tools, reasoning_effort, date),
+                tool_choice=tool_choice or ToolChoice(),
+                parallel_tool_calls=parallel_tool_calls,
+                output=output,
+            )
+            for messages in many
+        ]
+        parameters = _one_each(sampling_params, len(turns))
+        constraints = [
+            None if params.ignore_eos else constraint
+            for params, constraint in zip(
+                parameters, self._constraints(turns, max_reasoning_tokens), strict=True
+            )
+        ]
         prompts = [render_prompt(turn, self.tokenizer) for turn in turns]
         strings = _stop_strings(stop)
 
@@ -183,12 +241,33 @@ class LLM:
             names = tuple(tool.name for tool in turns[number].tools)
             return TurnAssembler(self.tokenizer, names, strings)
 
-        return self._run(prompts, sampling_params, n, assembler, use_tqdm)
+        return self._run(prompts, parameters, constraints, n, assembler, use_tqdm)
+
+    def _constraints(
+        self, turns: Sequence[Turn], max_reasoning_tokens: int | None
+    ) -> list[Constraint | None]:
+        if not self._turn_grammar:
+            if max_reasoning_tokens is not None:
+                _needs_grammar("max_reasoning_tokens")
+            if any(turn.output is not None for turn in turns):
+                _needs_grammar("output")
+            if any(turn.tool_choice != ToolChoice() for turn in turns):
+                _needs_grammar("tool_choice")
+            return [None] * len(turns)
+        if max_reasoning_tokens is not None and max_reasoning_tokens < 0:
+            raise InvalidRequest(
+                "max_reasoning_tokens must be 0 or more.", param="max_reasoning_tokens"
+            )
+        return [
+            turn_constraint(self._grammars, turn, max_reasoning_tokens=max_reasoning_tokens)
+            for turn in turns
+        ]
 
     def _run(
         self,
         prompts: Sequence[list[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        constraints: Sequence[Constraint | None],
         n: int,
         assembler: Callable[[int], TurnAssembler | TextAssembler],
         use_tqdm: bool,
@@ -197,15 +276,21 @@ class LLM:
             raise InvalidRequest("n must be 1 or more.", param="n")
         parameters = _one_each(sampling_params, len(prompts))
         answers: dict[str, _Answer] = {}
-        for number, (prompt, params) in enumerate(zip(prompts, parameters, strict=True)):
-            _check(number, prompt, params, self.info)
+        for number, (prompt, params, constraint) in enumerate(
+            zip(prompts, parameters, constraints, strict=True)
+        ):
+            _check(number, prompt, params, constraint, self.info)
             for choice in range(n):
                 request_id = f"{self._requests}"
                 self._requests += 1
-                answers[request_id] = _Answer(prompt, _choice(params, choice), assembler(number))
+                answers[request_id] = _Answer(
+                    prompt, _choice(params, choice), assembler(number), constraint
+                )
         try:
             for request_id, answer in answers.items():
-                self._core.add(Generate(request_id, answer.prompt, answer.params))
+                self._core.add(
+                    Generate(request_id, answer.prompt, answer.params, answer.constraint)
+                )
             self._finish(answers, use_tqdm)
         finally:
             self._core.abort(answers)
@@ -234,6 +319,7 @@ class _Answer:
     prompt: list[int]
     params: SamplingParams
     assembler: TurnAssembler | TextAssembler
+    constraint: Constraint | None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
@@ -242,12 +328,14 @@ class _Answer:
     arguments: list[list[str]] = field(default_factory=list)
     cached_tokens: int = 0
     error: str | None = None
+    cut: PhaseCut | None = None
 
     def feed(self, chunk: Chunk) -> bool:
         """Take what came; True when this was the end."""
         self.token_ids += chunk.token_ids
         self.logprobs += chunk.logprobs or ()
         self.cached_tokens = chunk.cached_tokens
+        self.cut = self.cut or chunk.cut
         try:
             self._fold(self.assembler.feed(chunk))
         except RequestError as error:
@@ -283,6 +371,7 @@ class _Answer:
             reasoning_tokens=self.assembler.reasoning_tokens,
             logprobs=None if self.params.logprobs is None else self.logprobs,
             error=self.error,
+            reasoning_cut=self.cut,
         )
 
 
@@ -312,9 +401,22 @@ def _turn(
     return chat_turn(request.messages, request, date)
 
 
-def _check(number: int, prompt: list[int], params: SamplingParams, info: EngineInfo) -> None:
+def _needs_grammar(name: str) -> NoReturn:
+    raise InvalidRequest(
+        f"{name} needs the turn grammar; construct the LLM with turn_grammar=True.", param=name
+    )
+
+
+def _check(
+    number: int,
+    prompt: list[int],
+    params: SamplingParams,
+    constraint: Constraint | None,
+    info: EngineInfo,
+) -> None:
     try:
         check_request(prompt, params, info)
+        check_constraint(constraint, params, info.vocab_size)
     except RequestError as error:
         error.message = f"Prompt {number}: {error.message}"
         error.args = (error.message,)
@@ -331,6 +433,20 @@ def _one_each(
             f"There are {count} prompts and {len(given)} sampling_params; give one for all or "
             "one for each.",
             param="sampling_params",
+        )
+    return given
+
+
+def _constraint_each(
+    given: Constraint | Sequence[Constraint | None] | None, count: int
+) -> Sequence[Constraint | None]:
+    if given is None or isinstance(given, Constraint):
+        return [given] * count
+    if len(given) != count:
+        raise InvalidRequest(
+            f"There are {count} prompts and {len(given)} constraints; give one for all or one for "
+            "each.",
+            param="constraint",
         )
     return given
 

@@ -1,15 +1,19 @@
 """A tiny random network for the engine's tests."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
 from ossia.config import EngineConfig, ModelConfig, model_config_to_hf
 from ossia.engine.core import EngineCore
-from ossia.engine.messages import Chunk, Generate
+from ossia.engine.messages import Chunk, Constraint, Generate
 from ossia.engine.start import start_engine
+from ossia.harmony.ll_tokenizer import ll_tokenizer
+from ossia.harmony.tokenizer import VOCAB_SIZE, Tokenizer
 from ossia.sampling import SamplingParams
 
 VOCAB = 1024
@@ -73,8 +77,14 @@ class Runs:
         self.core = core
         self.chunks: dict[str, list[Chunk]] = {}
 
-    def add(self, request_id: str, prompt: list[int], sampling: SamplingParams) -> None:
-        self.core.add(Generate(request_id, prompt, sampling))
+    def add(
+        self,
+        request_id: str,
+        prompt: list[int],
+        sampling: SamplingParams,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.core.add(Generate(request_id, prompt, sampling, constraint))
 
     def step(self) -> None:
         for chunk in self.core.step().chunks:
@@ -86,6 +96,9 @@ class Runs:
 
     def tokens(self, request_id: str) -> list[int]:
         return [t for chunk in self.chunks.get(request_id, []) for t in chunk.token_ids]
+
+    def cuts(self, request_id: str) -> list[str]:
+        return [chunk.cut for chunk in self.chunks[request_id] if chunk.cut is not None]
 
     def reason(self, request_id: str) -> str | None:
         return self.chunks[request_id][-1].finish_reason
@@ -101,3 +114,56 @@ def make_runs(make_core: Callable[..., EngineCore]) -> Callable[..., Runs]:
 def sampling() -> Callable[..., SamplingParams]:
     """`params`, for tests that cannot import this file."""
     return params
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """The real vocabulary."""
+    return Tokenizer()
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
+    """llguidance's view of the real vocabulary, made once for all tests."""
+    return ll_tokenizer(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def wide_config(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., EngineConfig]
+) -> Callable[..., EngineConfig]:
+    """An EngineConfig for a random network with the real vocabulary, which grammars need."""
+    directory = tmp_path_factory.mktemp("wide")
+    wide = dataclasses.replace(
+        TINY, vocab_size=VOCAB_SIZE, hidden_size=32, num_layers=2, layer_types=()
+    )
+    (directory / "config.json").write_text(json.dumps(model_config_to_hf(wide)))
+    return lambda **options: tiny_config(**{"model": str(directory), **options})
+
+
+@pytest.fixture(scope="session")
+def make_wide_runs(
+    wide_config: Callable[..., EngineConfig], vocabulary: LLTokenizer
+) -> Callable[..., Runs]:
+    """Engines of that network with their results collected.
+
+    Another function that makes the vocabulary can be given.
+    """
+
+    def make(make_vocabulary: Callable[[], LLTokenizer] | None = None, **options: object) -> Runs:
+        config = wide_config(**options)
+        return Runs(start_engine(config, ll_tokenizer=make_vocabulary or (lambda: vocabulary)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def accepts(vocabulary: LLTokenizer) -> Callable[..., bool]:
+    """Whether a grammar allows these tokens, asked one after the other of a fresh matcher."""
+
+    def ask(grammar: str, tokens: list[int], *, whole: bool = False) -> bool:
+        matcher = LLMatcher(vocabulary, grammar, log_level=0)
+        assert not matcher.is_error(), matcher.get_error()
+        return matcher.consume_tokens(tokens) and (not whole or matcher.is_accepting())
+
+    return ask

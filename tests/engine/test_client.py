@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from ossia.engine.client import EngineClient, RestartPolicy
+from ossia.engine.messages import Constraint, PhaseLimit
 from ossia.errors import (
     ContextLengthExceeded,
     EngineUnavailable,
@@ -30,7 +31,7 @@ LONG = {"max_tokens": 1500}
 
 @asynccontextmanager
 async def started(config, **options):
-    client = await EngineClient.start(config, **options)
+    client = await EngineClient.start(config, **{"prepare_grammars": False, **options})
     try:
         yield client
     finally:
@@ -133,6 +134,39 @@ def test_requests_that_cannot_run_are_refused_at_once(tiny_config, sampling):
     asyncio.run(main())
 
 
+def test_a_constraint_reaches_the_engine_and_its_faults_come_back(wide_config, sampling):
+    text = "<[0-199997]>"
+    limit = PhaseLimit(opening=[5], closing=7, then=f"start: <[9]> {text}*", max_tokens=3)
+    good = Constraint(grammar=f"start: <[5]> {text}* <[200002]>", limit=limit)
+    bad = Constraint(grammar="start: missing_rule")
+    params = sampling(ignore_eos=False, min_tokens=12)
+
+    async def main():
+        async with started(wide_config()) as client:
+            streams = {
+                name: client.generate(name, [1], params, constraint)
+                for name, constraint in {"good": good, "bad": bad, "free": None}.items()
+            }
+            chunks = {name: [c async for c in stream] for name, stream in streams.items()}
+            tokens = [t for chunk in chunks["good"] for t in chunk.token_ids]
+            assert (tokens[0], tokens[4:6]) == (5, [7, 9])
+            assert [c.cut for c in chunks["good"] if c.cut] == ["max_tokens"]
+            assert "missing_rule" in chunks["bad"][-1].error
+            assert sum(len(c.token_ids) for c in chunks["free"]) == 12
+            stats = client.stats
+            assert (stats.constrained, stats.cuts_by_limit, stats.compiling) == (2, 1, 0)
+            assert stats.grammars_compiled == 3
+            with pytest.raises(InvalidRequest, match="ignore_eos"):
+                client.generate("no", [1], sampling(), good)
+            os.kill(client.pid, signal.SIGKILL)
+            await eventually(lambda: client.restarts == 1 and client.alive)
+            again = client.generate("again", [1], params, good)
+            assert (await collect(again))[4:6] == [7, 9]
+            assert client.stats.constrained == 3, "counters only grow"
+
+    asyncio.run(main())
+
+
 def test_an_idle_engine_uses_no_cpu(tiny_config, sampling):
     async def main():
         async with started(tiny_config()) as client:
@@ -212,7 +246,7 @@ def leftovers() -> list[Path]:
 
 def test_closing_is_quick_and_leaves_nothing(tiny_config, sampling):
     async def main():
-        client = await EngineClient.start(tiny_config())
+        client = await EngineClient.start(tiny_config(), prepare_grammars=False)
         stream = client.generate("a", [1], sampling(**LONG))
         await anext(stream)
         pid = client.pid

@@ -14,7 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ossia.engine.sampler import NOT_FINITE, NOTHING_ALLOWED, sample
+from ossia.engine.sampler import NOT_FINITE, sample
 from ossia.engine.sampling_state import SamplingState
 from ossia.sampling import SamplingParams
 
@@ -179,28 +179,6 @@ def test_stop_tokens_are_not_sampled_before_min_tokens():
     assert second.token == 9
 
 
-def bit_mask(tokens, vocab=VOCAB) -> torch.Tensor:
-    words = np.zeros((vocab + 31) // 32, dtype=np.uint32)
-    for token in tokens:
-        words[token // 32] |= np.uint32(1) << np.uint32(token % 32)
-    return torch.from_numpy(words.view(np.int32)).unsqueeze(0)
-
-
-def test_a_bit_mask_allows_only_its_tokens():
-    allowed = [0, 31, 32, 63, 999]
-    masks = torch.cat([bit_mask(allowed)] * 500)
-    states = [state(seed=i, temperature=5.0 if i % 2 else 0.0) for i in range(500)]
-    tokens = {s.token for s in sample(logits_of(500), states, masks)}
-    assert tokens == set(allowed)
-
-
-def test_a_mask_that_allows_nothing_fails_its_row_only():
-    masks = torch.cat([bit_mask([]), bit_mask([5])])
-    first, second = sample(logits_of(2), [state(), state()], masks)
-    assert first.error == NOTHING_ALLOWED
-    assert (second.token, second.error) == (5, None)
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("params", [{}, {"temperature": 0.0}, {"top_p": 0.5, "logprobs": 2}])
 def test_a_row_that_is_not_finite_fails_alone(bad, params):
@@ -233,13 +211,6 @@ def test_logprobs_are_of_the_raw_distribution():
     assert [p for _, p in first.top] == pytest.approx(values.tolist(), abs=1e-5)
     assert got[1].logprobs is not None
     assert got[1].logprobs.top == []
-
-
-def test_the_logits_are_left_as_they_were():
-    logits = logits_of(2)
-    before = logits.clone()
-    sample(logits, [state(top_p=0.5, logit_bias={1: 5.0}), state(temperature=0.0)])
-    assert torch.equal(logits, before)
 
 
 def test_a_full_vocabulary_works_with_every_filter():

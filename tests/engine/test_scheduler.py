@@ -51,6 +51,41 @@ def test_requests_are_admitted_in_the_order_they_came() -> None:
     assert [output.request_id for output in step(scheduler)] == ["c"]
 
 
+def test_a_request_that_is_not_ready_is_passed_and_keeps_its_place() -> None:
+    scheduler = make_scheduler(seqs=1)
+    scheduler.add("late", [1] * 5, SamplingParams(max_tokens=2), constrained=True)
+    for name in "ab":
+        scheduler.add(name, [ord(name)] * 5, SamplingParams(max_tokens=2))
+    assert [output.request_id for output in step(scheduler)] == ["a"]
+    scheduler.set_ready("late")
+    scheduler.set_ready("unknown")
+    step(scheduler)
+    assert [output.request_id for output in step(scheduler)] == ["late"]
+    step(scheduler)
+    assert [output.request_id for output in step(scheduler)] == ["b"]
+
+
+def test_a_step_in_which_nobody_is_ready_is_empty() -> None:
+    scheduler = make_scheduler()
+    scheduler.add("late", [1] * 5, SamplingParams(max_tokens=2), constrained=True)
+    plan = scheduler.schedule()
+    assert plan.sequences == ()
+    assert scheduler.has_work
+    scheduler.cancel(plan)
+    assert scheduler.stats().waiting == 1
+    scheduler.abort(["late"])
+    assert not scheduler.has_work
+
+
+def test_a_stop_token_that_a_grammar_forces_stops_before_min_tokens() -> None:
+    scheduler = make_scheduler()
+    params = SamplingParams(max_tokens=9, min_tokens=5)
+    scheduler.add("held", [1] * 5, params, constrained=True)
+    scheduler.add("free", [2] * 5, params)
+    scheduler.set_ready("held")
+    assert [output.finish_reason for output in step(scheduler, EOS)] == ["stop", None]
+
+
 def test_a_long_prompt_takes_what_decodes_leave_of_the_budget() -> None:
     scheduler = make_scheduler(budget=10)
     scheduler.add("a", [1, 2, 3], SamplingParams(max_tokens=20))

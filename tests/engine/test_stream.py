@@ -24,9 +24,9 @@ def test_chunks_that_waited_are_joined():
     async def main(stream, abandoned):
         logprobs = [TokenLogprobs(-0.5, [(1, -0.5)])]
         stream.put(Chunk("r", [1], logprobs, cached_tokens=16))
-        stream.put(Chunk("r", [2], logprobs, cached_tokens=16))
+        stream.put(Chunk("r", [2], logprobs, cached_tokens=16, cut="loop"))
         stream.put(Chunk("r", [3], logprobs, "stop", 16))
-        assert await anext(stream) == Chunk("r", [1, 2, 3], logprobs * 3, "stop", 16)
+        assert await anext(stream) == Chunk("r", [1, 2, 3], logprobs * 3, "stop", 16, cut="loop")
         with pytest.raises(StopAsyncIteration):
             await anext(stream)
         assert abandoned == []

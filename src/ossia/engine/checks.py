@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ossia.engine.messages import EngineInfo
+from ossia.engine.messages import Constraint, EngineInfo
+from ossia.engine.vocabulary import TOKENIZER_SIZE
 from ossia.errors import ContextLengthExceeded, InvalidRequest
 from ossia.sampling import SamplingParams
 
@@ -35,4 +36,31 @@ def check_request(prompt: Sequence[int], params: SamplingParams, info: EngineInf
             f"more; this server's context is {info.max_model_len} tokens. "
             "Shorten the prompt or ask for fewer tokens.",
             param="max_tokens",
+        )
+
+
+def check_constraint(
+    constraint: Constraint | None, params: SamplingParams, vocab_size: int
+) -> None:
+    """Refuse a constraint that cannot go with the rest of the request, or with the model.
+
+    Raises:
+        InvalidRequest: says what to leave out.
+    """
+    if constraint is None:
+        return
+    if params.ignore_eos:
+        raise InvalidRequest(
+            "ignore_eos cannot be used together with a grammar; leave one of them out.",
+            param="ignore_eos",
+        )
+    if vocab_size < TOKENIZER_SIZE:
+        raise InvalidRequest(
+            f"This model has {vocab_size} tokens; grammars need one with the {TOKENIZER_SIZE} of "
+            "gpt-oss. Send the request without a grammar."
+        )
+    limit = constraint.limit
+    if limit is not None and (not limit.opening or (limit.max_tokens or 0) < 0):
+        raise InvalidRequest(
+            "A phase limit needs an opening of at least one token and max_tokens of 0 or more."
         )

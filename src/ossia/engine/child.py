@@ -63,8 +63,11 @@ class EngineChild:
         self._exited = asyncio.create_task(process.wait())
 
     @classmethod
-    async def spawn(cls, config: EngineConfig) -> EngineChild:
-        """Start the process; it begins to load the model at once."""
+    async def spawn(cls, config: EngineConfig, *, prepare_grammars: bool = False) -> EngineChild:
+        """Start the process; it begins to load the model at once.
+
+        With `prepare_grammars` it gets ready for constraints right after that.
+        """
         context = zmq.asyncio.Context()
         sockets = _bind(context)
         try:
@@ -83,7 +86,13 @@ class EngineChild:
                 raise StartupError(f"The engine process cannot be started: {error}.") from error
             raise
         child = cls(process, sockets, context)
-        launch = Launch(config, sockets.commands_endpoint, sockets.results_endpoint, os.getpid())
+        launch = Launch(
+            config,
+            sockets.commands_endpoint,
+            sockets.results_endpoint,
+            os.getpid(),
+            prepare_grammars,
+        )
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(launch) + b"\n")
         return child

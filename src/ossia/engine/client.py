@@ -17,11 +17,12 @@ from typing import Literal, Self
 import msgspec
 
 from ossia.config import EngineConfig
-from ossia.engine.checks import check_request
+from ossia.engine.checks import check_constraint, check_request
 from ossia.engine.child import EngineChild
 from ossia.engine.messages import (
     Abort,
     Chunk,
+    Constraint,
     EngineInfo,
     EngineStats,
     Generate,
@@ -73,6 +74,7 @@ class EngineClient:
         info: EngineInfo,
         hooks: _Hooks,
         policy: RestartPolicy,
+        prepare_grammars: bool,
     ) -> None:
         """Use `EngineClient.start`."""
         self.info = info
@@ -83,6 +85,7 @@ class EngineClient:
         self._child = child
         self._hooks = hooks
         self._policy = policy
+        self._prepare_grammars = prepare_grammars
         self._before_restart = EngineStats()
         # Weak: a stream that its consumer dropped aborts itself.
         self._streams: weakref.WeakValueDictionary[str, TokenStream] = weakref.WeakValueDictionary()
@@ -95,22 +98,26 @@ class EngineClient:
         on_progress: Callable[[str], None] | None = None,
         on_state: Callable[[EngineState], None] | None = None,
         policy: RestartPolicy | None = None,
+        *,
+        prepare_grammars: bool = True,
     ) -> EngineClient:
         """Start the engine process and wait until it can answer.
 
         `on_progress` gets a line for each step of the start; `on_state` each change of `state`.
+        With `prepare_grammars` the engine gets ready for constraints as soon as it can answer, in
+        about a second of a thread's time; without, when the first one comes.
 
         Raises:
             StartupError: the engine cannot start as configured; says what to change.
         """
         hooks = _Hooks(on_progress or _ignore, on_state or _ignore)
-        child = await EngineChild.spawn(config)
+        child = await EngineChild.spawn(config, prepare_grammars=prepare_grammars)
         try:
             info = await child.ready(hooks.on_progress)
         except BaseException:
             await child.stop()
             raise
-        return cls(config, child, info, hooks, policy or RestartPolicy())
+        return cls(config, child, info, hooks, policy or RestartPolicy(), prepare_grammars)
 
     @property
     def alive(self) -> bool:
@@ -128,9 +135,16 @@ class EngineClient:
         return len(self._streams)
 
     def generate(
-        self, request_id: str, prompt: Sequence[int], params: SamplingParams
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        constraint: Constraint | None = None,
     ) -> TokenStream:
         """Start one sequence now; iterate over the result for its chunks.
+
+        With a `constraint`, it starts as soon as the grammar is compiled; a grammar that cannot be
+        used is a fault of the kind below.
 
         A fault of the engine that ends only this sequence is a last chunk with finish reason
         "error" and a sentence in `error`. Choices n > 1 are n calls with ids of their own (and
@@ -139,7 +153,8 @@ class EngineClient:
         Raises:
             EngineUnavailable: the engine is not running; try again later. Also raised by the
                 stream if the engine dies meanwhile.
-            InvalidRequest: the prompt is empty or a sampling parameter is out of range.
+            InvalidRequest: the prompt is empty, a sampling parameter is out of range, or the
+                constraint cannot go with them.
             ContextLengthExceeded: the prompt leaves no room for a token.
         """
         if self.state != "ready":
@@ -147,9 +162,10 @@ class EngineClient:
         if request_id in self._streams:
             raise InternalError(f"The request id {request_id} is already in use.")
         check_request(prompt, params, self.info)
+        check_constraint(constraint, params, self.info.vocab_size)
         stream = TokenStream(request_id, self._abandon)
         self._streams[request_id] = stream
-        if not self._child.send(Generate(request_id, list(prompt), params)):
+        if not self._child.send(Generate(request_id, list(prompt), params, constraint)):
             del self._streams[request_id]
             stream.end()
             raise self._unavailable()
@@ -241,7 +257,9 @@ class EngineClient:
         await asyncio.sleep(backoff)
         self.restarts += 1
         try:
-            self._child = await EngineChild.spawn(self._config)
+            self._child = await EngineChild.spawn(
+                self._config, prepare_grammars=self._prepare_grammars
+            )
             self.info = await self._child.ready(self._hooks.on_progress)
         except StartupError as error:
             logger.error("The engine did not start again: %s", error.message)
@@ -278,6 +296,13 @@ COUNTERS = (
     "steps",
     "step_seconds",
     "model_seconds",
+    "constrained",
+    "grammars_compiled",
+    "grammar_compile_seconds",
+    "masks_computed",
+    "mask_wait_seconds",
+    "cuts_by_limit",
+    "cuts_by_loop",
 )
 
 

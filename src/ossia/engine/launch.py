@@ -14,3 +14,4 @@ class Launch(msgspec.Struct, frozen=True):
     commands: str  # ZeroMQ endpoint of ToEngine messages
     results: str  # ZeroMQ endpoint of FromEngine messages
     parent_pid: int
+    prepare_grammars: bool = False  # before the first constraint comes

@@ -11,7 +11,33 @@ import msgspec
 
 from ossia.sampling import SamplingParams
 
+PhaseCut = Literal["max_tokens", "loop"]
 FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class PhaseLimit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A part of the answer that may be cut short: tokens between `opening` and `closing`.
+
+    When the part has had `max_tokens` tokens in all, or repeats itself, `closing` is forced and the
+    rest of the answer follows the grammar `then`, which begins after `closing`.
+    """
+
+    opening: list[int]  # token ids, in this order, directly before the part
+    closing: int  # token id that ends it
+    then: str  # grammar
+    max_tokens: int | None = None  # of all such parts together; None: no limit
+    stop_loops: bool = True
+
+
+class Constraint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the generated tokens may be.
+
+    Where the grammar allows every ordinary token and also a special one, it is taken to be in free
+    text that may go on without bounds: an ordinary token must not change what may follow there.
+    """
+
+    grammar: str  # llguidance's, over token ids
+    limit: PhaseLimit | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):
@@ -20,6 +46,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True):
     request_id: str
     prompt: list[int]  # token ids, at least one
     params: SamplingParams
+    constraint: Constraint | None = None  # None: any token
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -55,6 +82,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0  # prompt tokens found in the prefix cache
     error: str | None = None  # a sentence, with finish_reason "error"
+    cut: PhaseCut | None = None  # why a phase was ended, in the chunk in which that happened
 
 
 class EngineStats(msgspec.Struct, frozen=True):
@@ -73,6 +101,14 @@ class EngineStats(msgspec.Struct, frozen=True):
     steps: int = 0
     step_seconds: float = 0.0  # whole steps
     model_seconds: float = 0.0  # of which inside the network
+    constrained: int = 0  # sequences that came with a grammar
+    compiling: int = 0  # sequences that wait for their grammar now
+    grammars_compiled: int = 0  # not found among those compiled before
+    grammar_compile_seconds: float = 0.0  # in threads, beside the steps
+    masks_computed: int = 0
+    mask_wait_seconds: float = 0.0  # of step_seconds, for masks that were not ready in time
+    cuts_by_limit: int = 0  # phases that were closed because of max_tokens
+    cuts_by_loop: int = 0  # phases that were closed because they repeated themselves
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag=True):

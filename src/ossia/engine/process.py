@@ -116,8 +116,9 @@ def run(core: EngineCore, wire: Wire) -> None:
                     return
         if core.has_work:
             output = core.step()
-            wire.send(output)
-            sent = output.stats
+            if output.chunks or output.stats != sent:
+                wire.send(output)
+                sent = output.stats
         elif core.stats != sent:
             # An abort emptied the engine: no step will tell, and the gauges must fall.
             sent = core.stats
@@ -146,6 +147,9 @@ def _start(launch: Launch, wire: Wire) -> EngineCore | None:
         )
         return None
     wire.send(Ready(core.info))
+    if launch.prepare_grammars:
+        # Not beside the loading: it holds the interpreter's lock, so the start would take longer.
+        core.prepare_grammars()
     return core
 
 

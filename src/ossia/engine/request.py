@@ -32,6 +32,7 @@ class Request:
     __slots__ = (
         "arrival",
         "cached_tokens",
+        "constrained",
         "error",
         "finish_reason",
         "max_tokens",
@@ -41,6 +42,7 @@ class Request:
         "params",
         "prompt_key",
         "prompt_len",
+        "ready",
         "request_id",
         "status",
         "stop_ids",
@@ -59,8 +61,12 @@ class Request:
         stop_ids: frozenset[int],
         turn_boundary: int,
         prompt_key: bytes,
+        constrained: bool = False,
     ) -> None:
-        """`max_tokens` is already bounded by the context; `stop_ids` are all ids that stop it."""
+        """`max_tokens` is already bounded by the context; `stop_ids` are all ids that stop it.
+
+        A `constrained` request follows a grammar, and is ready when that is compiled.
+        """
         self.request_id = request_id
         self.params = params
         self.tokens = list(prompt)
@@ -71,6 +77,8 @@ class Request:
         self.turn_boundary = turn_boundary  # position; equal prompts share what lies before it
         self.prompt_key = prompt_key  # names the tokens before the turn boundary
         self.status = Status.WAITING
+        self.constrained = constrained
+        self.ready = not constrained  # may start to run
         self.num_computed = 0  # tokens
         self.cached_tokens = -1  # prompt tokens found in the prefix cache; -1 before admission
         self.pages: SequencePages | None = None
@@ -122,10 +130,11 @@ def finish_reason_of(request: Request) -> FinishReason | None:
     """Why a request that just got a token is finished; None while it goes on.
 
     The one place that decides between "stop" and "length". A stop token that was sampled before
-    `min_tokens` (the sampler masks them) does not stop.
+    `min_tokens` (the sampler masks them) does not stop, unless a grammar allowed nothing else.
     """
     generated = request.num_generated
-    if generated >= request.params.min_tokens and request.tokens[-1] in request.stop_ids:
+    may_stop = request.constrained or generated >= request.params.min_tokens
+    if may_stop and request.tokens[-1] in request.stop_ids:
         return "stop"
     if generated >= request.max_tokens:
         return "length"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ossia.config import ModelConfig
 from ossia.engine.kv_cache import CacheConfig
+from ossia.engine.mask_worker import MaskWorker
 from ossia.engine.sampler import Sampled, sample
 from ossia.engine.sampling_state import SamplingState
 from ossia.engine.scheduler import ScheduledSequence
@@ -30,30 +31,42 @@ class Runner:
 
     Attributes:
         model_seconds: time spent in the network so far.
+        masks: computes the masks of constrained sequences.
     """
 
     def __init__(
-        self, model: GptOssForCausalLM, cache: CacheConfig, *, device: torch.device
+        self,
+        model: GptOssForCausalLM,
+        cache: CacheConfig,
+        masks: MaskWorker,
+        *,
+        device: torch.device,
     ) -> None:
         self._model = model
         self._device = device
         self._page_size = cache.page_size
         self._caches = allocate_caches(model.config, cache, model.dtype, device)
         self.model_seconds = 0.0
+        self.masks = masks
 
     @torch.inference_mode()
     def run(
         self, sequences: Sequence[ScheduledSequence], states: Mapping[str, SamplingState]
     ) -> list[Sampled]:
         """Compute the scheduled tokens; one result for each sequence that samples, in order."""
+        wanted = [states[item.request.request_id] for item in sequences if item.samples]
+        self.masks.start([state.follower for state in wanted if state.follower is not None])
         batch = build_batch(sequences, self._page_size, self._device)
         started = time.perf_counter()
         logits = self._model.forward(batch, self._caches)
         if self._device.type == "cuda":
+            self.masks.wait()  # the GPU is busy meanwhile
             torch.cuda.synchronize(self._device)
         self.model_seconds += time.perf_counter() - started
-        wanted = [states[item.request.request_id] for item in sequences if item.samples]
-        return sample(logits, wanted) if wanted else []
+        if not wanted:
+            return []
+        self.masks.wait()
+        return sample(logits, wanted, [state.mask for state in wanted])
 
 
 def allocate_caches(

@@ -5,7 +5,9 @@ Order of operations, for each row:
  2. repetition penalty on tokens of the prompt and the answer (x / p if x > 0, else x * p, as in
     https://arxiv.org/abs/1909.05858), then presence and frequency penalty on tokens of the
     answer (x - presence - frequency * count), then logit_bias (x + bias);
- 3. forbidden tokens (outside the allowed mask; stop tokens before min_tokens) become -inf;
+ 3. forbidden tokens become -inf: those outside the mask, whatever their bias, and stop tokens
+    before min_tokens, unless the mask allows nothing else. Where a mask allows few tokens the
+    others are left out instead, so what follows costs as much as the tokens that are possible;
  4. temperature: weights w = exp((x - max x) / temperature); temperature 0 takes the largest x;
  5. top_k, then top_p of what top_k left, then min_p: each is a threshold on w, and tokens that
     tie with the threshold stay;
@@ -19,20 +21,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ossia.engine.masks import AllBut, Mask, Nothing, Only
 from ossia.engine.messages import TokenLogprobs
 from ossia.engine.randomness import uniform
+from ossia.engine.sample_few import LOG2_E, choose
 from ossia.engine.sampling_state import SamplingState
+from ossia.engine.vocabulary import TOKENIZER_SIZE
 
-TOKENIZER_SIZE = 201088  # ids from here on are no tokens, whatever the embedding has
 BLOCK = 128  # tokens summarised together; 201088 is a multiple
 TOP_P_BUCKETS = 0x3F80 + 1  # upper 16 bits of a float32 in [0, 1]
 CPU_ROWS = 4  # sampled together; 1 pays more for calls, 32 for memory
-LOG2_E = math.log2(math.e)
 
 NOT_FINITE = (
     "The model computed values that are not finite numbers for this request; it was stopped."
@@ -50,66 +56,138 @@ class Sampled:
 
 
 def sample(
-    logits: Tensor, states: Sequence[SamplingState], allowed: Tensor | None = None
+    logits: Tensor, states: Sequence[SamplingState], masks: Sequence[Mask | None] = ()
 ) -> list[Sampled]:
     """Choose the next token of each row.
 
     Args:
-        logits: float32 [rows, vocab]; left unchanged.
+        logits: float32 [rows, vocab]; overwritten.
         states: one a row; not advanced (`SamplingState.record` does that).
-        allowed: int32 [rows, ceil(vocab / 32)]; bit i of word w allows token 32 * w + i.
-            None allows all.
+        masks: one a row, None for any token; empty if no row has one.
 
     Returns:
         One result a row, in order.
     """
+    logits = logits[:, :TOKENIZER_SIZE]
+    masks = masks or [None] * len(states)
+    results: dict[int, Sampled] = {}
+    whole: list[_Row] = []
+    few: list[_Row] = []
+    for i, (state, mask) in enumerate(zip(states, masks, strict=True)):
+        if isinstance(mask, Nothing):
+            results[i] = Sampled(-1, error=mask.reason)
+        elif not isinstance(mask, Only):
+            whole.append(_Row(i, state, mask))
+        elif mask.forced is not None and state.params.logprobs is None:
+            results[i] = Sampled(mask.forced)
+        else:
+            few.append(_Row(i, state, mask))
     # On a CPU few rows at a time stay in the cache; a GPU wants them all at once.
-    step = CPU_ROWS if logits.device.type == "cpu" else max(1, len(states))
-    out: list[Sampled] = []
-    for start in range(0, len(states), step):
-        rows = slice(start, start + step)
-        mask = None if allowed is None else allowed[rows]
-        out += _sample_rows(logits[rows, :TOKENIZER_SIZE], states[rows], mask)
-    return out
+    step = CPU_ROWS if logits.device.type == "cpu" else max(1, len(whole))
+    for start in range(0, len(whole), step):
+        _sample_whole(logits, whole[start : start + step], results)
+    if few:
+        _sample_few(logits, few, results)
+    return [results[i] for i in range(len(states))]
 
 
-def _sample_rows(
-    logits: Tensor, states: Sequence[SamplingState], allowed: Tensor | None
-) -> list[Sampled]:
-    vocab = logits.shape[1]
+class _Row(NamedTuple):
+    at: int  # its row of the logits
+    state: SamplingState
+    mask: Only | AllBut | None
+
+
+def _sample_whole(logits: Tensor, rows: Sequence[_Row], results: dict[int, Sampled]) -> None:
+    """Rows that may take most of the vocabulary; they are edited in place."""
+    states = [row.state for row in rows]
+    raw = _take(logits, [row.at for row in rows])
+    vocab = raw.shape[1]
     if vocab % BLOCK:
-        logits = functional.pad(logits, (0, BLOCK - vocab % BLOCK), value=-math.inf)
-    x = logits
-    if allowed is not None or any(state.edits_logits for state in states):
-        x = logits.clone()
-        for row, state in enumerate(states):
-            _edit(x[row], state)
-        if allowed is not None:
-            _forbid(x[:, :vocab], allowed)
+        raw = functional.pad(raw, (0, BLOCK - vocab % BLOCK), value=-math.inf)
+    x = raw
+    if any(row.mask or row.state.edits_logits or row.state.stop_is_masked for row in rows):
+        if any(state.params.logprobs is not None for state in states):
+            x = raw.clone()
+        for line, state in zip(x, states, strict=True):
+            if state.edits_logits:
+                _edit(line, state)
+            if state.stop_is_masked:
+                line[torch.tensor(state.stop_token_ids, device=x.device)] = -math.inf
+        _forbid(x, [row.mask for row in rows])
+    tokens, tops = _choose(x, states)
+    logprobs = _logprobs(raw, tokens, states)
+    for i, (row, token, top) in enumerate(zip(rows, tokens, tops, strict=True)):
+        results[row.at] = _result(token, top, logprobs.get(i))
+
+
+def _sample_few(logits: Tensor, rows: Sequence[_Row], results: dict[int, Sampled]) -> None:
+    """Rows that may take few tokens: only those are looked at, each row by itself."""
+    tokens: list[NDArray[np.int64]] = []
+    values: list[Tensor] = []
+    for row in rows:
+        allowed, ids = _allowed(row)
+        line = logits[row.at]
+        if row.state.edits_logits:
+            if row.state.params.logprobs is not None:
+                line = line.clone()
+            _edit(line, row.state)
+        tokens.append(allowed)
+        values.append(line.index_select(0, ids.to(line.device, non_blocking=True)))
+    together = torch.cat(values).cpu().numpy()
+    start = 0
+    for row, allowed in zip(rows, tokens, strict=True):
+        index, top = choose(together[start : start + len(allowed)], row.state)
+        start += len(allowed)
+        token = int(allowed[index])
+        logprobs = _logprobs(logits[row.at : row.at + 1], [token], [row.state])
+        results[row.at] = _result(token, top, logprobs.get(0))
+
+
+def _allowed(row: _Row) -> tuple[NDArray[np.int64], Tensor]:
+    """What the row's mask allows, without stop tokens before min_tokens if anything else is."""
+    mask = row.mask
+    assert isinstance(mask, Only)
+    if row.state.stop_is_masked:
+        stops = np.array(row.state.stop_token_ids)
+        places = mask.tokens.searchsorted(stops)
+        places = places[mask.tokens.take(places, mode="clip") == stops]
+        if 0 < len(places) < len(mask.tokens):
+            others = np.delete(mask.tokens, places)
+            return others, torch.from_numpy(others).to(mask.ids.device)
+    return mask.tokens, mask.ids
+
+
+def _take(logits: Tensor, indices: Sequence[int]) -> Tensor:
+    """These rows; a view of them if they stand together."""
+    first, last = indices[0], indices[-1]
+    if last - first == len(indices) - 1:
+        return logits[first : last + 1]
+    return logits[torch.tensor(indices, device=logits.device)]
+
+
+def _choose(x: Tensor, states: Sequence[SamplingState]) -> tuple[list[int], list[float]]:
+    """For x [rows, a multiple of BLOCK] the index that each row draws, and its largest value."""
     block_max = _blocks(x).amax(-1)  # [rows, blocks]
     top = block_max.amax(-1)  # [rows]
     random = [i for i, state in enumerate(states) if not state.greedy]
     if len(random) == len(states):
-        tokens = _draw(x, block_max, states)
+        chosen = _draw(x, block_max, states)
     else:
-        tokens = _argmax(x, block_max)
+        chosen = _argmax(x, block_max)
         if random:
             index = torch.tensor(random, device=x.device)
-            tokens[index] = _draw(x[index], block_max[index], [states[i] for i in random])
-    chosen, tops = tokens.tolist(), top.tolist()
-    logprobs = _logprobs(logits, chosen, states)
-    return [
-        Sampled(token, logprobs.get(i)) if math.isfinite(best) else Sampled(-1, error=_reason(best))
-        for i, (token, best) in enumerate(zip(chosen, tops, strict=True))
-    ]
+            chosen[index] = _draw(x[index], block_max[index], [states[i] for i in random])
+    return chosen.tolist(), top.tolist()
 
 
-def _reason(best: float) -> str:
-    return NOTHING_ALLOWED if best == -math.inf else NOT_FINITE
+def _result(token: int, top: float, logprobs: TokenLogprobs | None) -> Sampled:
+    if math.isfinite(top):
+        return Sampled(token, logprobs)
+    return Sampled(-1, error=NOTHING_ALLOWED if top == -math.inf else NOT_FINITE)
 
 
 def _edit(x: Tensor, state: SamplingState) -> None:
-    """Penalties, bias and the mask of min_tokens, in place on x [vocab]."""
+    """Penalties and bias, in place on x [vocab]."""
     params = state.params
     if state.counts is not None:
         ids = torch.from_numpy(state.counts.ids).to(x.device)
@@ -124,16 +202,17 @@ def _edit(x: Tensor, state: SamplingState) -> None:
     if params.logit_bias:
         ids = torch.tensor(list(params.logit_bias), device=x.device)
         x[ids] += torch.tensor(list(params.logit_bias.values()), dtype=x.dtype, device=x.device)
-    if state.stop_is_masked:
-        x[torch.tensor(state.stop_token_ids, dtype=torch.int64, device=x.device)] = -math.inf
 
 
-def _forbid(x: Tensor, allowed: Tensor) -> None:
-    """-inf where the bit of `allowed` int32 [rows, words] is 0, in place on x [rows, vocab]."""
-    shifts = torch.arange(32, dtype=torch.int32, device=x.device)
-    bits = (allowed.to(x.device).unsqueeze(-1) >> shifts) & 1  # [rows, words, 32]
-    # log 1 = 0 and log 0 = -inf; several times faster than masked_fill on a CPU.
-    x += bits.flatten(1)[:, : x.shape[1]].to(x.dtype).log_()
+def _forbid(x: Tensor, masks: Sequence[Only | AllBut | None]) -> None:
+    """-inf for what the masks forbid, in place on x [rows, vocab]."""
+    first = masks[0]
+    if isinstance(first, AllBut) and all(mask is first for mask in masks):
+        x.index_fill_(1, first.ids, -math.inf)  # all in free text, as a rule
+        return
+    for line, mask in zip(x, masks, strict=True):
+        if isinstance(mask, AllBut):
+            line.index_fill_(0, mask.ids, -math.inf)
 
 
 def _draw(x: Tensor, block_max: Tensor, states: Sequence[SamplingState]) -> Tensor:

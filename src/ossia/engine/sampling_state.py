@@ -1,4 +1,4 @@
-"""What sampling remembers of one sequence: its parameters, its seed, and the tokens so far."""
+"""What sampling remembers of one sequence: its parameters, its seed, its grammar, its tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ossia.engine.follower import Follower
+from ossia.engine.masks import Mask
+from ossia.engine.messages import PhaseCut
 from ossia.sampling import SamplingParams
 
 GREEDY_BELOW = 1e-5  # temperatures below this would overflow the logits; they mean greedy
@@ -22,11 +25,13 @@ class SamplingState:
         seed: int,
         prompt: Sequence[int],
         stop_token_ids: Sequence[int],
+        follower: Follower | None = None,
     ) -> None:
         """`stop_token_ids` are all tokens that stop this sequence, the model's own included."""
         self.params = params
         self.seed = seed
         self.stop_token_ids = tuple(stop_token_ids)
+        self.follower = follower  # None: any token
         self.generated = 0  # tokens
         self.greedy = params.temperature < GREEDY_BELOW
         self.counts: TokenCounts | None = None
@@ -35,11 +40,12 @@ class SamplingState:
         elif params.presence_penalty or params.frequency_penalty:
             self.counts = TokenCounts(())
 
-    def record(self, token: int) -> None:
-        """A token was generated."""
+    def record(self, token: int) -> PhaseCut | None:
+        """A token was generated; why a phase of the answer is cut short here, if it is."""
         self.generated += 1
         if self.counts is not None:
             self.counts.add(token)
+        return None if self.follower is None else self.follower.record(token)
 
     @property
     def stop_is_masked(self) -> bool:
@@ -48,8 +54,13 @@ class SamplingState:
 
     @property
     def edits_logits(self) -> bool:
-        """Whether the logits are changed before temperature."""
-        return self.counts is not None or self.stop_is_masked or bool(self.params.logit_bias)
+        """Whether penalties or biases change the logits."""
+        return self.counts is not None or bool(self.params.logit_bias)
+
+    @property
+    def mask(self) -> Mask | None:
+        """What the grammar allows next, once it is computed; None without a grammar."""
+        return None if self.follower is None else self.follower.mask
 
 
 class TokenCounts:

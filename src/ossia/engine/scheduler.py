@@ -1,7 +1,8 @@
 """Which tokens of which requests run in the next step. Pure Python, deterministic, no clock.
 
 First come, first served. A step gives one token to every decoding request, then what is left of
-its token budget to prompts under way, oldest first, then to waiting requests. When the full pool
+its token budget to prompts under way, oldest first, then to waiting requests that are ready: one
+with a grammar is not before that is compiled, and younger ones may pass it. When the full pool
 runs out, the youngest running request gives its pages back and waits to be computed again.
 
     plan = scheduler.schedule()
@@ -111,8 +112,15 @@ class Scheduler:
         """The request of this id, unless it is finished."""
         return self._requests.get(request_id)
 
-    def add(self, request_id: str, prompt: list[int], params: SamplingParams) -> Request:
-        """Put a request at the end of the queue.
+    def add(
+        self,
+        request_id: str,
+        prompt: list[int],
+        params: SamplingParams,
+        *,
+        constrained: bool = False,
+    ) -> Request:
+        """Put a request at the end of the queue. A constrained one waits for `set_ready`.
 
         Raises:
             InvalidRequest: the prompt is empty or not of token ids, or the request's id is in use.
@@ -134,11 +142,18 @@ class Scheduler:
             stop_ids=stop_ids if params.ignore_eos else stop_ids | self._eos,
             turn_boundary=boundary,
             prompt_key=prompt_key(prompt[:boundary]),
+            constrained=constrained,
         )
         self._arrivals += 1
         self._requests[request_id] = request
         self._waiting.append(request)
         return request
+
+    def set_ready(self, request_id: str) -> None:
+        """The grammar of this request is compiled; an unknown id is ignored."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            request.ready = True
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End these requests now, wherever they stand; unknown ids are ignored.
@@ -163,7 +178,7 @@ class Scheduler:
         return RequestOutput(request_id, [], "error", max(0, request.cached_tokens), message)
 
     def schedule(self) -> StepPlan:
-        """Plan the next step. Empty only if there is no work.
+        """Plan the next step. Empty only if there is no work, or none is ready.
 
         Raises:
             RuntimeError: the previous plan was neither committed nor cancelled.
@@ -248,6 +263,7 @@ class Scheduler:
         held = []
         for request in self._running:
             assert request.status is Status.RUNNING
+            assert request.ready
             assert request.pages is not None
             assert request.num_computed < len(request.tokens)
             held.append((request.pages, request.num_computed))
@@ -324,7 +340,7 @@ class Scheduler:
             index < len(self._waiting) and used < budget and len(self._running) < self.max_running
         ):
             request = self._waiting[index]
-            if request.prompt_key in computing:
+            if not request.ready or request.prompt_key in computing:
                 index += 1
                 continue
             spare = self.cache.full.available - len(self._running)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -22,6 +23,9 @@ from ossia.engine.device import (
     choose_threads,
     keep_freed_memory,
 )
+from ossia.engine.grammars import Grammars
+from ossia.engine.mask_worker import MaskWorker
+from ossia.engine.masks import MaskCache
 from ossia.engine.memory import MemoryPlan, plan_memory
 from ossia.engine.messages import EngineInfo
 from ossia.engine.runner import Runner
@@ -31,11 +35,21 @@ from ossia.kernels.select import select_kernels
 from ossia.kernels.self_test import self_test
 from ossia.model import model_class
 
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
+
 Progress = Callable[[str], None]
 
 
-def start_engine(config: EngineConfig, progress: Progress = lambda text: None) -> EngineCore:
+def start_engine(
+    config: EngineConfig,
+    progress: Progress = lambda text: None,
+    ll_tokenizer: Callable[[], LLTokenizer] | None = None,
+) -> EngineCore:
     """An engine that is ready to step.
+
+    `ll_tokenizer` makes the vocabulary for constraints when it is needed; by default it is made of
+    the gpt-oss vocabulary.
 
     Raises:
         StartupError: it cannot run as configured here; says what to change.
@@ -63,7 +77,8 @@ def start_engine(config: EngineConfig, progress: Progress = lambda text: None) -
     )
     progress(f"Loaded {source.name} in {time.monotonic() - started:.1f} s.")
     model = model_class(ARCHITECTURE)(weights, kernels, device)
-    runner = Runner(model, plan.cache, device=device)
+    masks = MaskCache(device)
+    runner = Runner(model, plan.cache, MaskWorker(masks), device=device)
     scheduler = Scheduler(
         SchedulerConfig(
             max_num_seqs=plan.max_num_seqs,
@@ -86,7 +101,7 @@ def start_engine(config: EngineConfig, progress: Progress = lambda text: None) -
         eos_token_ids=list(model_config.eos_token_ids),
         memory_plan=plan.lines(),
     )
-    return EngineCore(scheduler, runner, info, config.seed)
+    return EngineCore(scheduler, runner, Grammars(masks, ll_tokenizer), info, config.seed)
 
 
 def _as_loaded(source: ModelSource, config: EngineConfig) -> ModelConfig:

@@ -104,4 +104,5 @@ def _join(chunks: list[Chunk]) -> Chunk:
         finish_reason=last.finish_reason,
         cached_tokens=max(chunk.cached_tokens for chunk in chunks),
         error=last.error,
+        cut=next((chunk.cut for chunk in chunks if chunk.cut is not None), None),
     )

@@ -6,14 +6,17 @@ import contextlib
 import itertools
 import signal
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from ossia.answer.assembler import CallArguments, CallStart, Delta, TurnAssembler, VisibleText
 from ossia.answer.assembler import ReasoningText as ReasoningDelta
+from ossia.answer.constraint import turn_constraint
 from ossia.cli.chat.events import AnswerText, Call, ChatEvent, Finished, ReasoningText
 from ossia.config import EngineConfig
 from ossia.engine.checks import check_request
 from ossia.engine.messages import Generate
 from ossia.engine.start import start_engine
+from ossia.harmony.grammar import GrammarCompiler
 from ossia.harmony.prompt import render_prompt
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.sampling import SamplingParams
@@ -34,8 +37,12 @@ class LocalBackend:
         sampling: SamplingParams,
         progress: Callable[[str], None],
     ) -> None:
-        self._core = start_engine(config, progress)
         self._tokenizer = Tokenizer()
+        self._core = start_engine(
+            config, progress, ll_tokenizer=lambda: self._grammars.result().ll_tokenizer
+        )
+        # Takes about a second, while the user writes.
+        self._grammars = ThreadPoolExecutor(1).submit(GrammarCompiler, self._tokenizer)
         self._sampling = sampling
         self._numbers = itertools.count()
         self.name = self._core.info.model
@@ -43,11 +50,14 @@ class LocalBackend:
     def answer(self, turn: Turn) -> Generator[ChatEvent]:
         """Run the engine step by step until the answer is finished."""
         prompt = render_prompt(turn, self._tokenizer)
+        constraint = None
+        if not self._sampling.ignore_eos:
+            constraint = turn_constraint(self._grammars.result(), turn)
         check_request(prompt, self._sampling, self._core.info)
         assembler = TurnAssembler(self._tokenizer, [tool.name for tool in turn.tools])
         calls: list[Call] = []
         request_id = str(next(self._numbers))
-        self._core.add(Generate(request_id, prompt, self._sampling))
+        self._core.add(Generate(request_id, prompt, self._sampling, constraint))
         try:
             while assembler.finish_reason is None:
                 with _interrupt_held_back():
