@@ -142,6 +142,7 @@ class ServerConfig:
     max_waiting: int = 1024  # requests queued before 429
     shutdown_grace: float = 10.0  # seconds given to running requests
     prompt_date: str = "today"  # told to the model: "today" (UTC), "none", or YYYY-MM-DD
+    turn_grammar: bool = True  # the sampler is held to what the request's turn may be
 
     def __post_init__(self) -> None:
         if self.prompt_date not in ("today", "none"):

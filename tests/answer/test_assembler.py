@@ -95,6 +95,64 @@ def test_a_call_without_arguments_has_an_empty_object() -> None:
     assert run(text.removesuffix("<|call|>"), reason="length")[1][2] == [("weather", "")]
 
 
+PARALLEL = (
+    "<|channel|>analysis<|message|>Both.<|end|>"
+    '<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>{"a": 1}<|end|>'
+    "<|start|>assistant<|channel|>commentary to=functions.weather<|message|><|end|>"
+    '<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>{"a": 2}<|call|>'
+)
+
+
+def test_calls_in_one_turn_come_in_order_with_ids_of_their_own() -> None:
+    assembler, (_, _, calls, _) = run(PARALLEL)
+    assert calls == [("weather", '{"a": 1}'), ("weather", "{}"), ("weather", '{"a": 2}')]
+    assert assembler.finish_reason == "tool_calls"
+    deltas = TurnAssembler(TOKENIZER, ["weather"]).feed(chunks(tokens(PARALLEL))[0])
+    starts = [delta for delta in deltas if isinstance(delta, CallStart)]
+    assert [start.index for start in starts] == [0, 1, 2]
+    assert len({start.call_id for start in starts}) == 3
+
+
+def test_arguments_come_as_they_are_written() -> None:
+    assembler = TurnAssembler(TOKENIZER, ["weather"])
+    arguments = '{"city": "Paris"}'
+    header = tokens("<|channel|>commentary to=functions.weather json<|message|>")
+    (start,) = assembler.feed(Chunk("r", header))
+    assert isinstance(start, CallStart)
+    for token in TOKENIZER.encode(arguments):
+        (delta,) = assembler.feed(Chunk("r", [token]))
+        assert delta == CallArguments(0, TOKENIZER.decode([token]))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "whole"),
+    [
+        (ANSWER, "stop", True),
+        (CALLING, "stop", True),
+        (PARALLEL, "stop", True),
+        (ANSWER, "length", False),
+        (ANSWER.removesuffix("<|return|>"), "stop", False),  # a stop token of the request
+        (CALLING.removesuffix("<|call|>"), "stop", False),
+        ("<|channel|>analysis<|message|>Hm.<|return|>", "stop", False),
+        ("<|channel|>commentary to=functions.unknown<|message|>x<|call|>", "stop", False),
+    ],
+)
+def test_a_turn_is_whole_if_the_model_ended_it_as_turns_end(
+    text: str, reason: FinishReason, whole: bool
+) -> None:
+    assembler, _ = run(text, reason=reason)
+    assert assembler.is_whole is whole
+    assert assembler.token_ids == tokens(text)
+    assert not run(ANSWER, stop=["A"])[0].is_whole
+
+
+def test_tokens_of_the_reasoning_are_told_apart() -> None:
+    assembler = TurnAssembler(TOKENIZER, [])
+    deltas = [d for chunk in chunks(tokens(ANSWER)) for d in assembler.feed(chunk)]
+    thought = [t.token_id for d in deltas if isinstance(d, ReasoningText) for t in d.tokens]
+    assert TOKENIZER.decode(thought) == "Hm."
+
+
 def test_reasoning_that_is_addressed_to_nobody_in_particular_stays_reasoning() -> None:
     _, (reasoning, visible, _, _) = run("<|channel|>analysis to=assistant<|message|>x<|end|>")
     assert (reasoning, visible) == ("x", "")

@@ -7,7 +7,7 @@ import pytest
 
 from ossia.cli import build_parser
 from ossia.cli.options import engine_config, engine_options
-from ossia.cli.serve import _api_keys
+from ossia.cli.serve import _api_keys, server_config
 from ossia.config import EngineConfig
 
 
@@ -52,6 +52,14 @@ def test_every_field_of_the_engine_has_an_option() -> None:
 @pytest.mark.parametrize("line", ["serve a", "serve --model a", "serve a --model a"])
 def test_the_model_is_positional_or_an_option(line: str) -> None:
     assert engine_options(parsed(line))["model"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("line", "on"),
+    [("serve", True), ("serve --turn-grammar on", True), ("serve --turn-grammar off", False)],
+)
+def test_the_turn_grammar_is_on_unless_turned_off(line: str, on: bool) -> None:
+    assert server_config(parsed(line)).turn_grammar is on
 
 
 def test_keys_of_the_command_line_replace_those_of_the_environment(

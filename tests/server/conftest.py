@@ -3,8 +3,8 @@
 The network is a table of which token follows which: embeddings of the script's tokens are
 orthogonal, attention and experts add nothing, and the output layer reads the table. Where a token
 has several successors their logits are 60, 59.5, 59 and so on, so that a request chooses its way
-with `logit_bias` or `presence_penalty`. At temperature 0 every answer is known in advance, and the
-server, the engine and the network are the real ones.
+with `logit_bias`, a penalty, or what the turn grammar leaves of them. At temperature 0 every answer
+is known in advance, and the server, the engine and the network are the real ones.
 """
 
 from __future__ import annotations
@@ -70,11 +70,17 @@ class Script:
     tool: dict[str, object]  # the declaration of what is called
     final_only: dict[str, float]  # logit_bias: no reasoning, the answer at once
     call: dict[str, float]  # logit_bias: no reasoning, a call of weather at once
+    end: int  # the token <|end|>
 
     @property
     def think_first(self) -> dict[str, object]:
-        """Sampling under which the model reasons and then answers."""
+        """Sampling under which the model reasons and then answers, or calls weather if it may."""
         return {"temperature": 0, "presence_penalty": 1.0}
+
+    @property
+    def call_twice(self) -> dict[str, object]:
+        """Sampling under which the model reasons and then calls weather twice in one turn."""
+        return {"temperature": 0, "frequency_penalty": 1.0, "logit_bias": {str(self.end): 2.0}}
 
 
 def write_script(tokenizer: Tokenizer) -> Script:
@@ -104,6 +110,7 @@ def write_script(tokenizer: Tokenizer) -> Script:
     path(*reasoning, END)
     path(*answer, RETURN)
     path(*arguments, CALL)
+    successors[arguments[-1]].append(END)  # another call may follow
     assert len(successors) < _CONFIG.hidden_size
     return Script(
         successors,
@@ -113,6 +120,7 @@ def write_script(tokenizer: Tokenizer) -> Script:
         tool=_TOOL,
         final_only={str(one["final"]): 5.0, str(answer[0]): 5.0},
         call={str(to): 5.0, str(commentary[0]): 5.0, str(arguments[0]): 5.0},
+        end=END,
     )
 
 
@@ -195,6 +203,7 @@ IDLE = (
     "ossia_open_sequences",
     "ossia_sequences_running",
     "ossia_sequences_waiting",
+    "ossia_sequences_compiling",
     'ossia_kv_pages_used{pool="full"}',
     'ossia_kv_pages_used{pool="window"}',
 )

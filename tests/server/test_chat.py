@@ -53,16 +53,6 @@ def test_a_tool_call_is_parsed_and_content_is_null(openai_client: OpenAI, script
     assert (call.function.name, call.function.arguments) == ("weather", script.arguments)
 
 
-def test_hidden_tools_cannot_be_called(openai_client: OpenAI, script: Any) -> None:
-    completion = ask(openai_client, tools=[script.tool], tool_choice="none", logit_bias=script.call)
-    assert completion.choices[0].message.tool_calls is None
-    assert completion.choices[0].message.content == script.arguments
-    without = ask(openai_client, logit_bias=script.call)
-    assert completion.usage is not None
-    assert without.usage is not None
-    assert completion.usage.prompt_tokens == without.usage.prompt_tokens
-
-
 def test_a_conversation_with_a_tool_result_goes_on(openai_client: OpenAI, script: Any) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     messages = [

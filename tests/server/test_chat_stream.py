@@ -48,7 +48,6 @@ def test_a_tool_call_starts_with_its_name_and_goes_on_with_its_arguments(
         "".join(call.function.arguments or "" for call in calls if call.function)
         == script.arguments
     )
-    assert len(calls) > 2, "arguments come as they are written"
     assert text(parts, "content") == ""
     assert parts[-1].choices[0].finish_reason == "tool_calls"
 

@@ -65,3 +65,18 @@ def test_leaving_before_the_request_is_sent_is_no_fault(server: Any) -> None:
     while server.output().count(" 499 in ") == before:
         assert time.monotonic() < deadline
     assert "Traceback" not in server.output()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_leaving_while_a_grammar_is_compiled_starts_nothing(
+    server: Any, http: httpx.Client, stream: bool
+) -> None:
+    before = server.gauges()["ossia_constrained_sequences_total"]
+    grammar = 'root ::= "x" ' + '"a" ' * (15_000 + stream)  # takes about a second
+    form = {"type": "grammar", "syntax": "ebnf", "grammar": grammar}
+    body = {"messages": LONG["messages"], "response_format": form, "stream": stream}
+    with pytest.raises(httpx.ReadTimeout):
+        http.post("/v1/chat/completions", json=body, timeout=0.1)
+    time.sleep(1.5)  # by now it would have started
+    assert server.gauges()["ossia_constrained_sequences_total"] == before
+    server.wait_until_idle(1.0)

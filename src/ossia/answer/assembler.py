@@ -1,7 +1,7 @@
 """Token chunks of one sequence become what the wire formats are made of.
 
 `TurnAssembler` reads harmony: reasoning, visible text, tool calls. `TextAssembler` takes tokens
-as plain text. Both count tokens, apply stop strings to visible text and derive the finish reason,
+as plain text. Both count tokens, apply stop strings to visible text, say how it all ended,
 and give the same deltas, joined, for every split of the tokens into chunks.
 """
 
@@ -13,19 +13,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ossia.answer.finish import FinishDetails, TurnFinish, finish
 from ossia.answer.stop_strings import StopStrings
-from ossia.engine.messages import Chunk, TokenLogprobs
+from ossia.engine.messages import Chunk, PhaseCut, TokenLogprobs
 from ossia.errors import EngineUnavailable, InternalError
-from ossia.harmony.parser import HarmonyParser, MessageEnd, MessageStart, function_name
+from ossia.harmony.parser import Channel, HarmonyParser, MessageEnd, MessageStart, function_name
 from ossia.harmony.parser import TextDelta as ParsedText
-from ossia.harmony.tokenizer import Tokenizer, Utf8Decoder
-
-TurnFinish = Literal["stop", "length", "tool_calls"]
+from ossia.harmony.tokenizer import CALL, RETURN, Tokenizer, Utf8Decoder
 
 
 @dataclass(frozen=True, slots=True)
-class VisibleToken:
-    """A token of the visible text, with the likeliest tokens at its place."""
+class TextToken:
+    """A token of visible text or of reasoning, with the likeliest tokens at its place."""
 
     token_id: int
     logprobs: TokenLogprobs
@@ -33,9 +32,10 @@ class VisibleToken:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningText:
-    """More chain of thought."""
+    """More chain of thought. `tokens` only if logprobs were asked for."""
 
     text: str
+    tokens: tuple[TextToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class VisibleText:
     """More text for the user: an answer or a preamble. `tokens` only if logprobs were asked for."""
 
     text: str
-    tokens: tuple[VisibleToken, ...] = ()
+    tokens: tuple[TextToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ class TurnAssembler:
 
     Attributes:
         finish_reason: None while the turn goes on.
-        completion_tokens: tokens read, stop tokens included.
+        finish_details: what there is to say beyond it, once it is set.
+        token_ids: the tokens read, stop tokens included.
     """
 
     def __init__(
@@ -81,18 +82,35 @@ class TurnAssembler:
     ) -> None:
         """`tool_names` are the declared functions; `stop` acts on visible text only."""
         self.finish_reason: TurnFinish | None = None
-        self.completion_tokens = 0
+        self.finish_details: FinishDetails | None = None
+        self.token_ids: list[int] = []
         self._parser = HarmonyParser(tokenizer)
         self._is_special = tokenizer.is_special
         self._tool_names = tool_names
         self._visible = _VisibleText(stop)
         self._stops = bool(stop)
         self._calls = 0
+        self._channel: Channel | None = None  # of the last message that began
+        self._cut: PhaseCut | None = None
         self._empty_call = False  # the open call has no arguments so far
         self._kind: Literal["reasoning", "visible", "call"] = "visible"
         self._said: set[str] = set()  # kinds that have had text
         self._separate = False  # before the next text
-        self._unclaimed: list[VisibleToken] = []  # read, and not yet part of a delta
+        self._unclaimed: list[TextToken] = []  # read, and not yet part of a delta
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model ended the turn itself, the way it is done: an answer on `final` with
+        `<|return|>`, or calls with `<|call|>`."""
+        last = self.token_ids[-1] if self.token_ids else None
+        if self.finish_reason == "tool_calls":
+            return last == CALL
+        return self.finish_reason == "stop" and last == RETURN and self._channel == "final"
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens were read, stop tokens included."""
+        return len(self.token_ids)
 
     @property
     def reasoning_tokens(self) -> int:
@@ -109,33 +127,36 @@ class TurnAssembler:
         if self.finish_reason is not None:
             return []
         _check(chunk)
+        self._cut = self._cut or chunk.cut
         deltas: list[Delta] = []
         if self._stops or chunk.logprobs is not None:
             # One at a time, to know which token a text belongs to and where a stop string ended.
             for i, token in enumerate(chunk.token_ids):
                 if chunk.logprobs is not None and not self._is_special(token):
-                    self._unclaimed.append(VisibleToken(token, chunk.logprobs[i]))
+                    self._unclaimed.append(TextToken(token, chunk.logprobs[i]))
                 self._read([token], deltas)
                 if self._visible.stopped:
-                    self.finish_reason = "stop"
+                    self._finish("stop")
                     return deltas
         else:
             self._read(chunk.token_ids, deltas)
         if chunk.finish_reason is not None:
             self._handle(self._parser.finish(), deltas)
             deltas += self._visible.flush()
-            self.finish_reason = self._derive(chunk.finish_reason)
+            self._finish(chunk.finish_reason)
         return deltas
 
-    def _derive(self, engine_reason: str) -> TurnFinish:
-        if self._visible.stopped:
-            return "stop"
-        if engine_reason == "length":
-            return "length"
-        return "tool_calls" if self._calls else "stop"
+    def _finish(self, engine_reason: str) -> None:
+        self.finish_reason, self.finish_details = finish(
+            engine_reason,
+            stopped=self._visible.stopped,
+            calls=self._calls,
+            channel=self._channel,
+            cut=self._cut,
+        )
 
     def _read(self, token_ids: list[int], deltas: list[Delta]) -> None:
-        self.completion_tokens += len(token_ids)
+        self.token_ids += token_ids
         self._handle(self._parser.feed(token_ids), deltas)
 
     def _handle(self, events: Sequence[object], deltas: list[Delta]) -> None:
@@ -153,6 +174,7 @@ class TurnAssembler:
                         deltas.append(CallArguments(self._calls - 1, "{}"))
 
     def _begin(self, message: MessageStart, deltas: list[Delta]) -> None:
+        self._channel = message.channel
         name = message.recipient and function_name(message.recipient, self._tool_names)
         if name:
             deltas.append(CallStart(self._calls, f"call_{secrets.token_hex(12)}", name))
@@ -167,7 +189,7 @@ class TurnAssembler:
         self._separate = self._kind in self._said
 
     def _say(self, text: str, tokens: int, deltas: list[Delta]) -> None:
-        claimed: tuple[VisibleToken, ...] = ()
+        claimed: tuple[TextToken, ...] = ()
         if tokens and self._unclaimed:
             claimed = tuple(self._unclaimed[-tokens:])
             self._unclaimed.clear()
@@ -185,13 +207,14 @@ class TurnAssembler:
         if self._kind == "visible":
             deltas += self._visible.add(text, claimed)
         elif text:
-            deltas.append(ReasoningText(text))
+            deltas.append(ReasoningText(text, claimed))
 
 
 class TextAssembler:
     """Tokens as plain text, without any format. Attributes as in `TurnAssembler`."""
 
     reasoning_tokens = 0
+    finish_details = None
 
     def __init__(
         self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, show_special: bool = False
@@ -213,7 +236,7 @@ class TextAssembler:
         for i, token in enumerate(chunk.token_ids):
             self.completion_tokens += 1
             logprobs = chunk.logprobs[i] if chunk.logprobs is not None else None
-            claimed = () if logprobs is None else (VisibleToken(token, logprobs),)
+            claimed = () if logprobs is None else (TextToken(token, logprobs),)
             deltas += self._visible.add(self._text(token), claimed)
             if self._visible.stopped:
                 self.finish_reason = "stop"
@@ -221,10 +244,8 @@ class TextAssembler:
         if chunk.finish_reason is not None:
             deltas += self._visible.add(self._decoder.flush(), ())
             deltas += self._visible.flush()
-            self.finish_reason = (
-                "length"
-                if chunk.finish_reason == "length" and not self._visible.stopped
-                else "stop"
+            self.finish_reason, _ = finish(
+                chunk.finish_reason, stopped=self._visible.stopped, channel="final"
             )
         return deltas
 
@@ -241,13 +262,13 @@ class _VisibleText:
         self._stop = StopStrings(stop)
         self._added = 0  # characters
         self._shown = 0  # characters
-        self._held: deque[tuple[int, VisibleToken]] = deque()  # with its first character's place
+        self._held: deque[tuple[int, TextToken]] = deque()  # with its first character's place
 
     @property
     def stopped(self) -> bool:
         return self._stop.matched is not None
 
-    def add(self, text: str, tokens: Sequence[VisibleToken]) -> list[Delta]:
+    def add(self, text: str, tokens: Sequence[TextToken]) -> list[Delta]:
         """What may be shown of it now: nothing or one delta."""
         self._held.extend((self._added, token) for token in tokens)
         self._added += len(text)

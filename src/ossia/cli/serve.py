@@ -68,6 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="date that the model is told: today (UTC), none, or YYYY-MM-DD "
         f"(default: {_DEFAULTS['prompt_date']})",
     )
+    group.add_argument(
+        "--turn-grammar",
+        type=choice("on", "off"),
+        default="on" if _DEFAULTS["turn_grammar"] else "off",
+        metavar="on|off",
+        help="hold answers to the harmony format, the declared tools and response_format; off "
+        "refuses what needs it (default: on)",
+    )
     levels = ("debug", "info", "warning", "error")
     group.add_argument(
         "--log-level",
@@ -85,15 +93,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         StartupError: the configuration cannot run here.
     """
-    engine = engine_config(args)
-    server = ServerConfig(
-        host=args.host,
-        port=args.port,
-        api_keys=_api_keys(args.api_keys),
-        served_model_names=tuple(args.served_model_names or ()),
-        max_waiting=args.max_waiting,
-        prompt_date=args.prompt_date,
-    )
+    engine, server = engine_config(args), server_config(args)
     logging.basicConfig(
         level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -101,6 +101,23 @@ def run(args: argparse.Namespace) -> int:
 
     serve(engine, server)
     return 0
+
+
+def server_config(args: argparse.Namespace) -> ServerConfig:
+    """The configuration that the server options describe.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+    return ServerConfig(
+        host=args.host,
+        port=args.port,
+        api_keys=_api_keys(args.api_keys),
+        served_model_names=tuple(args.served_model_names or ()),
+        max_waiting=args.max_waiting,
+        prompt_date=args.prompt_date,
+        turn_grammar=args.turn_grammar == "on",
+    )
 
 
 def _api_keys(given: Sequence[str] | None) -> tuple[str, ...]:

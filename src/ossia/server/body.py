@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -83,8 +84,17 @@ def _steps(loc: Sequence[int | str]) -> tuple[int | str, ...]:
     return tuple(
         step
         for step in loc
-        if isinstance(step, int) or not (step in _ALTERNATIVES or "[" in step or step == "")
+        if isinstance(step, int) or not (step in _alternatives() or "[" in step or step == "")
     )
+
+
+@functools.cache
+def _alternatives() -> frozenset[str]:
+    """What pydantic calls the plain types and the models of a union."""
+    models = [RequestModel]
+    for model in models:
+        models += model.__subclasses__()
+    return frozenset({"str", "int", "float", "bool", *(model.__name__ for model in models)})
 
 
 def _path(steps: Sequence[int | str]) -> str:
@@ -97,7 +107,6 @@ def _path(steps: Sequence[int | str]) -> str:
     return path
 
 
-_ALTERNATIVES = frozenset({"str", "int", "float", "bool"})
 _TYPES = {
     "string_type": "a string",
     "int_type": "a whole number",

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ossia.answer.assembler import Delta, TextAssembler, VisibleText, VisibleToken
+from ossia.answer.assembler import Delta, TextAssembler, TextToken, VisibleText
 from ossia.errors import InvalidRequest
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.server.access_log import note_usage, request_id
@@ -128,7 +128,7 @@ class _Answer:
 
     async def whole(self, generation: Generation) -> Response:
         texts = [[self._echo(choice)] for choice in generation.choices]
-        tokens: list[list[VisibleToken]] = [[] for _ in generation.choices]
+        tokens: list[list[TextToken]] = [[] for _ in generation.choices]
         async for choice, deltas in generation.run():
             text, new = _joined(deltas)
             texts[choice.index].append(text)
@@ -170,7 +170,7 @@ class _Answer:
         return self._tokenizer.decode(ids)
 
     def _choice(
-        self, choice: Choice, text: str, tokens: Sequence[VisibleToken], offset: int
+        self, choice: Choice, text: str, tokens: Sequence[TextToken], offset: int
     ) -> dict[str, Any]:
         logprobs = None
         if self._body.logprobs is not None:
@@ -183,6 +183,6 @@ class _Answer:
         }
 
 
-def _joined(deltas: Sequence[Delta]) -> tuple[str, list[VisibleToken]]:
+def _joined(deltas: Sequence[Delta]) -> tuple[str, list[TextToken]]:
     visible = [delta for delta in deltas if isinstance(delta, VisibleText)]
     return "".join(d.text for d in visible), [token for d in visible for token in d.tokens]

@@ -15,7 +15,7 @@ import msgspec
 
 from ossia.answer.assembler import Delta, TextAssembler, TurnAssembler
 from ossia.engine.client import EngineClient
-from ossia.engine.messages import Chunk
+from ossia.engine.messages import Chunk, Constraint
 from ossia.engine.stream import TokenStream
 from ossia.errors import EngineUnavailable
 from ossia.sampling import SamplingParams
@@ -51,8 +51,9 @@ class Generation:
         prompt: Sequence[int],
         params: SamplingParams,
         assemblers: Sequence[TurnAssembler | TextAssembler],
+        constraint: Constraint | None = None,
     ) -> None:
-        """Start a sequence of the same prompt for each of `assemblers`.
+        """Start a sequence of the same prompt for each of `assemblers`, held to `constraint`.
 
         Raises:
             RequestError: the engine refuses it; sequences already added are dropped with this.
@@ -64,7 +65,7 @@ class Generation:
             own = params
             if number and params.seed is not None:
                 own = msgspec.structs.replace(params, seed=seed_of_choice(params, number))
-            stream = self._client.generate(f"{self._request_id}-{index}", prompt, own)
+            stream = self._client.generate(f"{self._request_id}-{index}", prompt, own, constraint)
             self.choices.append(Choice(index, len(self._prompt_tokens) - 1, stream, assembler))
 
     @property

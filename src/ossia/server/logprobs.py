@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ossia.answer.assembler import VisibleToken
+from ossia.answer.assembler import TextToken
 from ossia.harmony.tokenizer import Tokenizer
 
 _LOWEST = -9999.0  # stands for minus infinity, which JSON cannot say
 
 
-def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[VisibleToken]) -> list[dict[str, Any]]:
-    """`logprobs.content` of Chat Completions: `bytes` says what `token` may be unable to."""
+def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[TextToken]) -> list[dict[str, Any]]:
+    """A list of `logprobs` in Chat Completions: `bytes` says what `token` may be unable to."""
     return [
         {
             **_entry(tokenizer, token.token_id, token.logprobs.logprob),
@@ -23,7 +23,7 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[VisibleToken]) -> list[
 
 
 def completion_logprobs(
-    tokenizer: Tokenizer, tokens: Sequence[VisibleToken], offset: int
+    tokenizer: Tokenizer, tokens: Sequence[TextToken], offset: int
 ) -> dict[str, Any]:
     """`logprobs` of Completions. `offset`: characters of text before the first token."""
     names = [token_name(tokenizer, token.token_id) for token in tokens]

@@ -49,6 +49,11 @@ class Metrics:
             "Generated tokens that were chain of thought",
             registry=registry,
         )
+        self.grammar_refusals = Counter(
+            "ossia_grammar_refusals",
+            "Requests whose schema or grammar could not be enforced",
+            registry=registry,
+        )
         self.first_token = Histogram(
             "ossia_time_to_first_token_seconds",
             "From the request's arrival at the engine to its first token",
@@ -93,6 +98,9 @@ class _EngineCollector(Collector):
         yield _gauge("ossia_open_sequences", "Sequences clients wait for", self._streams())
         yield _gauge("ossia_sequences_running", "Sequences in the batch", stats.running)
         yield _gauge("ossia_sequences_waiting", "Sequences in the queue", stats.waiting)
+        yield _gauge(
+            "ossia_sequences_compiling", "Sequences that wait for their grammar", stats.compiling
+        )
         used = GaugeMetricFamily(
             "ossia_kv_pages_used", "Key-value pages that running sequences hold", labels=["pool"]
         )
@@ -103,6 +111,12 @@ class _EngineCollector(Collector):
         total.add_metric(["window"], stats.window_pages_total)
         yield used
         yield total
+        cuts = CounterMetricFamily(
+            "ossia_reasoning_cuts", "Times reasoning was ended, by reason", labels=["reason"]
+        )
+        cuts.add_metric(["max_tokens"], stats.cuts_by_limit)
+        cuts.add_metric(["loop"], stats.cuts_by_loop)
+        yield cuts
         for name, text, value in (
             ("prompt_tokens", "Prompt tokens, computed or found in the cache", stats.prompt_tokens),
             ("cached_tokens", "Prompt tokens found in the prefix cache", stats.cached_tokens),
@@ -111,6 +125,19 @@ class _EngineCollector(Collector):
             ("engine_steps", "Steps of the engine", stats.steps),
             ("engine_step_seconds", "Time in steps of the engine", stats.step_seconds),
             ("engine_model_seconds", "Of which inside the network", stats.model_seconds),
+            ("constrained_sequences", "Sequences held to a turn grammar", stats.constrained),
+            ("grammars_compiled", "Grammars that were not known before", stats.grammars_compiled),
+            (
+                "grammar_compile_seconds",
+                "Time in compiling them, beside the steps",
+                stats.grammar_compile_seconds,
+            ),
+            ("masks_computed", "Masks of the sampler", stats.masks_computed),
+            (
+                "mask_wait_seconds",
+                "Time in steps that waited for masks alone",
+                stats.mask_wait_seconds,
+            ),
             ("engine_restarts", "Times the engine process was restarted", self._restarts()),
         ):
             yield CounterMetricFamily(f"ossia_{name}", text, value=value)

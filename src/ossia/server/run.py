@@ -105,7 +105,12 @@ class _Server:
         with self._signals():
             _say(f"Starting {self._engine_config.model} ...")
             starting = asyncio.create_task(
-                EngineClient.start(self._engine_config, _say, self._on_state)
+                EngineClient.start(
+                    self._engine_config,
+                    _say,
+                    self._on_state,
+                    prepare_grammars=self._config.turn_grammar,
+                )
             )
             # In a thread, because it imports much: the engine process starts meanwhile.
             service, http = await asyncio.to_thread(_http_side, self._engine_config, self._config)

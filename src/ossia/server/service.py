@@ -10,7 +10,9 @@ from ossia.engine.client import EngineClient
 from ossia.engine.messages import EngineStats
 from ossia.errors import EngineUnavailable, ModelNotFound, Overloaded
 from ossia.harmony.tokenizer import Tokenizer
+from ossia.server.grammar_threads import GrammarThreads
 from ossia.server.metrics import Metrics
+from ossia.server.turn_memory import TurnMemory
 
 
 class Service:
@@ -19,6 +21,8 @@ class Service:
     Attributes:
         created: when the server started, in seconds since 1970.
         model_names: what requests may call the model; the first one is its name in answers.
+        grammars: makes the constraints of turns; None if the turn grammar is off.
+        memory: turns that were generated here.
     """
 
     def __init__(self, engine: EngineConfig, config: ServerConfig, tokenizer: Tokenizer) -> None:
@@ -32,6 +36,10 @@ class Service:
             restarts=lambda: self.client.restarts if self.client else 0,
             streams=lambda: self.client.num_running if self.client else 0,
         )
+        self.memory = TurnMemory()
+        self.grammars: GrammarThreads | None = None
+        if config.turn_grammar:
+            self.grammars = GrammarThreads(tokenizer, self.metrics.grammar_refusals.inc)
 
     @property
     def engine(self) -> EngineClient:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -56,4 +58,5 @@ def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
     if text is not None:
         return service.tokenizer.encode(text)
     turn = chat_turn(body.messages or (), body, service.date())
-    return render_prompt(turn, service.tokenizer)
+    items = service.memory.recall(turn.items).items
+    return render_prompt(dataclasses.replace(turn, items=items), service.tokenizer)

@@ -135,11 +135,18 @@ class PlainView:
         """Nothing to show before the answer."""
 
     def show(self, event: ChatEvent) -> None:
-        """Write the pieces of the answer."""
-        if isinstance(event, AnswerText):
-            self._out.file.write(event.text)
-            self._out.file.flush()
-            self._wrote = True
+        """Write the pieces of the answer, and say on stderr if it was cut."""
+        match event:
+            case AnswerText(text):
+                self._out.file.write(text)
+                self._out.file.flush()
+                self._wrote = True
+            case Finished("length"):
+                self.notice(
+                    "The answer was cut at the token limit."
+                    if self._wrote
+                    else "The token limit came before the answer, while the model was reasoning."
+                )
 
     def tool_result(self, output: str) -> None:
         """Tool traffic is not part of the answer."""

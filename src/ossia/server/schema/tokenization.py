@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from ossia.server.body import RequestModel
-from ossia.server.schema.chat import ChatMessage, PromptOptions
+from ossia.server.schema.chat import PromptOptions
 from ossia.server.schema.common import ModelName
+from ossia.server.schema.messages import ChatMessage
 
 
 class TokenizeRequest(PromptOptions):

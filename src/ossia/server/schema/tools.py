@@ -1,0 +1,59 @@
+"""Tools that a request declares, and which of them the model may call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from ossia.server.body import RequestModel
+
+
+class FunctionDefinition(RequestModel):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = Field(
+        None, description="JSON schema of the arguments object."
+    )
+    strict: bool | None = Field(
+        None,
+        description="true: a schema that cannot be enforced whole is refused. Else as much of it "
+        "as can be is enforced.",
+    )
+
+
+class ToolSpec(RequestModel):
+    """A tool; type function is the only one."""
+
+    type: str
+    function: FunctionDefinition | None = None
+
+
+class NamedFunction(RequestModel):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(RequestModel):
+    """A declared function, by its name."""
+
+    type: str
+    function: NamedFunction | None = None
+
+
+class AllowedTools(RequestModel):
+    """Some of the declared functions. The model is shown all of them and may call these."""
+
+    mode: str = Field(description="auto, or required: at least one of them is called.")
+    tools: list[NamedTool]
+
+
+class ToolChoiceSpec(RequestModel):
+    """One function that has to be called (type function), or a set (type allowed_tools)."""
+
+    type: str
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
