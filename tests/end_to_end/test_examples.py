@@ -12,11 +12,31 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("chat.py", "85"), ("tools.py", 'get_weather {"city":"Paris"}'), ("python_api.py", "42")],
-)
-def test_an_example_prints_what_it_should(demo_url: str, name: str, expected: str) -> None:
+PRINTED = {
+    "chat.py": ["85"],
+    "tools.py": ['get_weather {"city":"Paris"}'],
+    "python_api.py": ["42"],
+    "structured.py": [
+        "Booking(name='Alice', people=4, date='2026-05-17', status='paid')",
+        'call: {"city":"Paris","unit":"celsius"}',
+        "choice: 47 + 38 = 85.",
+        "regex: 47 + 38 = 85.",
+    ],
+    "openai_agents.py": [
+        "answer: Here is the result: city Paris, temperature 21.",
+        "[tool_called]",
+        "city| Madrid",
+        "person: Alice, 31, Rome",
+    ],
+}
+
+
+def test_every_example_is_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == PRINTED.keys()
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_an_example_prints_what_it_should(demo_url: str, name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         capture_output=True,
@@ -25,4 +45,5 @@ def test_an_example_prints_what_it_should(demo_url: str, name: str, expected: st
         env={**os.environ, "OSSIA_URL": demo_url},
     )
     assert done.returncode == 0, done.stderr
-    assert expected in done.stdout
+    for expected in PRINTED[name]:
+        assert expected in done.stdout
