@@ -14,35 +14,27 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 from tqdm.auto import tqdm
 
 from ossia.answer.assembler import (
-    CallArguments,
-    CallStart,
-    Delta,
-    ReasoningText,
     TextAssembler,
     TurnAssembler,
-    VisibleText,
 )
 from ossia.answer.constraint import turn_constraint
+from ossia.answer.output import OpenAnswer, RequestOutput
 from ossia.config import EngineConfig
 from ossia.engine.checks import check_constraint, check_request
 from ossia.engine.core import EngineCore
 from ossia.engine.messages import (
-    Chunk,
     Constraint,
     EngineInfo,
     EngineStats,
     Generate,
-    PhaseCut,
-    TokenLogprobs,
 )
 from ossia.engine.start import start_engine
 from ossia.errors import InvalidRequest, RequestError
@@ -50,39 +42,13 @@ from ossia.harmony.grammar import GrammarCompiler
 from ossia.harmony.prompt import render_prompt
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.sampling import MAX_SEED, SamplingParams
-from ossia.turn import OutputFormat, ToolCall, ToolChoice, Turn
+from ossia.turn import OutputFormat, ToolChoice, Turn
 
 logger = logging.getLogger(__name__)
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]  # as in Chat Completions: role, content, tool_calls, ...
 Conversation = Sequence[Message]
-OutputReason = Literal["stop", "length", "tool_calls", "error"]
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOutput:
-    """The answer to one prompt, or one of its n answers."""
-
-    text: str  # for the user
-    reasoning: str  # chain of thought; "" for raw completions
-    tool_calls: list[ToolCall]
-    finish_reason: OutputReason
-    token_ids: list[int]  # all that was generated, stop tokens included
-    prompt_token_ids: list[int]
-    cached_tokens: int  # of the prompt, found in the prefix cache
-    reasoning_tokens: int  # of token_ids
-    logprobs: list[TokenLogprobs] | None = None  # one for each of token_ids, if asked for
-    error: str | None = None  # a sentence, with finish reason "error"
-    reasoning_cut: PhaseCut | None = None  # why the reasoning was ended, if it was
-
-    @property
-    def prompt_tokens(self) -> int:
-        return len(self.prompt_token_ids)
-
-    @property
-    def completion_tokens(self) -> int:
-        return len(self.token_ids)
 
 
 class LLM:
@@ -275,7 +241,7 @@ class LLM:
         if n < 1:
             raise InvalidRequest("n must be 1 or more.", param="n")
         parameters = _one_each(sampling_params, len(prompts))
-        answers: dict[str, _Answer] = {}
+        answers: dict[str, OpenAnswer] = {}
         for number, (prompt, params, constraint) in enumerate(
             zip(prompts, parameters, constraints, strict=True)
         ):
@@ -283,7 +249,7 @@ class LLM:
             for choice in range(n):
                 request_id = f"{self._requests}"
                 self._requests += 1
-                answers[request_id] = _Answer(
+                answers[request_id] = OpenAnswer(
                     prompt, _choice(params, choice), assembler(number), constraint
                 )
         try:
@@ -296,7 +262,7 @@ class LLM:
             self._core.abort(answers)
         return [answer.output() for answer in answers.values()]
 
-    def _finish(self, answers: Mapping[str, _Answer], use_tqdm: bool) -> None:
+    def _finish(self, answers: Mapping[str, OpenAnswer], use_tqdm: bool) -> None:
         tokens = 0
         with tqdm(total=len(answers), unit="answer", disable=not use_tqdm) as bar:
             while self._core.has_work:
@@ -310,69 +276,6 @@ class LLM:
                     seconds = bar.format_dict["elapsed"]
                     rate = f"{tokens / seconds:.0f} tokens/s" if seconds else ""
                     bar.set_postfix_str(rate, refresh=False)
-
-
-@dataclass(slots=True)
-class _Answer:
-    """One sequence on its way: the fold of its deltas."""
-
-    prompt: list[int]
-    params: SamplingParams
-    assembler: TurnAssembler | TextAssembler
-    constraint: Constraint | None
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    calls: list[CallStart] = field(default_factory=list)
-    arguments: list[list[str]] = field(default_factory=list)
-    cached_tokens: int = 0
-    error: str | None = None
-    cut: PhaseCut | None = None
-
-    def feed(self, chunk: Chunk) -> bool:
-        """Take what came; True when this was the end."""
-        self.token_ids += chunk.token_ids
-        self.logprobs += chunk.logprobs or ()
-        self.cached_tokens = chunk.cached_tokens
-        self.cut = self.cut or chunk.cut
-        try:
-            self._fold(self.assembler.feed(chunk))
-        except RequestError as error:
-            self.error = error.message
-            return True
-        return self.assembler.finish_reason is not None
-
-    def _fold(self, deltas: Iterable[Delta]) -> None:
-        for delta in deltas:
-            match delta:
-                case VisibleText(text):
-                    self.text.append(text)
-                case ReasoningText(text):
-                    self.reasoning.append(text)
-                case CallStart():
-                    self.calls.append(delta)
-                    self.arguments.append([])
-                case CallArguments(index, text):
-                    self.arguments[index].append(text)
-
-    def output(self) -> RequestOutput:
-        return RequestOutput(
-            text="".join(self.text),
-            reasoning="".join(self.reasoning),
-            tool_calls=[
-                ToolCall(call.call_id, call.name, "".join(arguments))
-                for call, arguments in zip(self.calls, self.arguments, strict=True)
-            ],
-            finish_reason=self.assembler.finish_reason or "error",
-            token_ids=self.token_ids,
-            prompt_token_ids=self.prompt,
-            cached_tokens=self.cached_tokens,
-            reasoning_tokens=self.assembler.reasoning_tokens,
-            logprobs=None if self.params.logprobs is None else self.logprobs,
-            error=self.error,
-            reasoning_cut=self.cut,
-        )
 
 
 def _turn(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ossia import LLM, SamplingParams
-from ossia.llm import RequestOutput
+from ossia.answer.output import RequestOutput
 
 GREEDY = SamplingParams(temperature=0, max_tokens=160)
 

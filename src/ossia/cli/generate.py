@@ -17,7 +17,7 @@ from ossia.sampling import SamplingParams
 from ossia.turn import ReasoningEffort
 
 if TYPE_CHECKING:
-    from ossia.llm import RequestOutput
+    from ossia.answer.output import RequestOutput
 
 HELP = "answer prompts in this process"
 _STDIN = Path("-")
