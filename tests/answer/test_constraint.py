@@ -43,7 +43,9 @@ def test_loops_are_stopped_without_a_budget(compiler: GrammarCompiler) -> None:
 
 
 def test_nothing_is_watched_where_nothing_is_to_be_cut(compiler: GrammarCompiler) -> None:
-    assert turn_constraint(compiler, TURN, stop_loops=False).limit is None
+    assert turn_constraint(compiler, TURN).stop_loops
+    without = turn_constraint(compiler, TURN, stop_loops=False)
+    assert (without.limit, without.stop_loops) == (None, False)
     budget = turn_constraint(compiler, TURN, max_reasoning_tokens=0, stop_loops=False).limit
     assert budget is not None
     assert (budget.max_tokens, budget.stop_loops) == (0, False)

@@ -36,6 +36,16 @@ def test_running_out_of_tokens_says_where(channel: Channel | None) -> None:
     assert details.message.endswith(".")
 
 
+@pytest.mark.parametrize("channel", ["commentary", "final"])
+def test_an_endless_answer_has_no_proper_end(channel: Channel) -> None:
+    reason, details = finish("loop", calls=1, channel=channel)
+    assert reason == "length"
+    assert details is not None
+    assert details.body() == {"type": "loop", "channel": channel, "message": details.message}
+    assert "repeated" in details.message
+    assert finish("loop", stopped=True, channel=channel) == ("stop", None)
+
+
 @pytest.mark.parametrize("cut", ["max_tokens", "loop"])
 def test_reasoning_that_was_ended_is_told(cut: PhaseCut) -> None:
     reason, details = finish("stop", channel="final", cut=cut)

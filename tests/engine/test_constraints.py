@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.engine import mask_worker
-from ossia.engine.follower import Follower
+from ossia.engine.follower import ENDLESS, Follower
+from ossia.engine.loops import EVERY, LEAST
 from ossia.engine.messages import Constraint, PhaseLimit
 from ossia.engine.vocabulary import FIRST_SPECIAL
 
@@ -333,6 +334,31 @@ def test_a_loop_is_cut_and_the_answer_goes_on(runs, free, says):
     assert tokens.index(END) < 250
     assert END not in runs.tokens("b"), "without a limit nothing is watched"
     assert runs.core.stats.cuts_by_loop == before + 1
+
+
+def test_an_answer_that_never_ends_is_ended(runs, free, says):
+    loop = random.Random(4).sample(range(1000, 9000), 40)
+    says([5, *loop * 60])
+    anything = f"start: {TEXT}* <[{RETURN}]>"
+    words = Constraint(grammar=anything, stop_loops=True)
+    runs.add("a", [1], free(max_tokens=1000), words)
+    runs.add("b", [1], free(max_tokens=1000), constraint(anything))
+    runs.finish()
+    assert runs.reason("a") == "loop"
+    assert ENDLESS * LEAST <= len(runs.tokens("a")) <= ENDLESS * LEAST + 2 * EVERY
+    assert runs.reason("b") == "length", "nothing is watched unless it was asked for"
+    assert len(runs.tokens("b")) == 1000
+
+
+def test_a_loop_in_a_phase_does_not_end_the_sequence(runs, free, says):
+    loop = random.Random(3).sample(range(1000, 9000), 40)
+    says([CHANNEL, 5, *loop * 40])
+    options = {"opening": [CHANNEL], "closing": END, "then": TAIL}
+    watched = Constraint(grammar=THINK.grammar, limit=PhaseLimit(**options), stop_loops=True)
+    runs.add("a", [1], free(max_tokens=300), watched)
+    runs.finish()
+    assert runs.cuts("a") == ["loop"]
+    assert runs.reason("a") != "loop"
 
 
 def test_a_cut_at_the_very_end_is_none(runs, free):

@@ -33,6 +33,15 @@ def text(source: random.Random, length: int) -> list[int]:
 periods = st.integers(1, MAX_PERIOD)
 
 
+@given(periods, st.integers(1, 4), st.integers())
+def test_a_patient_detector_waits_for_as_many_times_the_tokens(period, patience, seed):
+    block = text(random.Random(seed), period)
+    least = patience * needed(period, len(set(block)))
+    found = found_after(block * (least // period + 60), LoopDetector(patience))
+    assert found is not None
+    assert least <= found <= least + EVERY
+
+
 @given(periods, st.integers(0, 700), st.integers())
 def test_a_loop_of_any_period_is_found_soon_after_any_beginning(period, before, seed):
     source = random.Random(seed)

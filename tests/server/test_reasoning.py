@@ -9,6 +9,8 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
+from ossia.harmony.tokenizer import RETURN
+
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 CHAT = "/v1/chat/completions"
 
@@ -81,6 +83,25 @@ def test_reasoning_that_repeats_itself_is_ended(
     assert " again again" in choice.message.reasoning  # type: ignore[attr-defined]
     assert choice.finish_reason == "stop"
     assert details(choice)["reason"] == "loop"
+
+
+def test_an_answer_that_repeats_itself_for_ever_is_ended(
+    openai_client: OpenAI, tokenizer: Any
+) -> None:
+    words = "one fox saw two dogs who met three cats and all of them went to sleep "
+    choice = ask(
+        openai_client,
+        response_format={"type": "regex", "pattern": f"({words})+"},
+        temperature=0,
+        logit_bias={str(token): 100.0 for token in tokenizer.encode(f"{words}{words}")}
+        | {str(RETURN): -100.0},
+        max_reasoning_tokens=0,
+        max_tokens=1500,
+    ).choices[0]
+    assert choice.message.content is not None
+    assert choice.message.content.startswith(words * 40)
+    assert choice.finish_reason == "length"
+    assert (details(choice)["type"], details(choice)["channel"]) == ("loop", "final")
 
 
 def test_running_out_of_tokens_in_the_reasoning_is_told(openai_client: OpenAI) -> None:

@@ -20,7 +20,8 @@ def turn_constraint(
 
     May take milliseconds to compile: call it from a thread. `max_reasoning_tokens` counts the text
     of all analysis messages of the turn; None is no limit. With `stop_loops`, reasoning that
-    repeats itself is cut short as well. `paths` names the request's fields in errors.
+    repeats itself is cut short as well, and an answer or call that does so for long ends the turn.
+    `paths` names the request's fields in errors.
 
     Raises:
         InvalidRequest: a schema or grammar that cannot be enforced; names the place in it.
@@ -35,4 +36,4 @@ def turn_constraint(
             max_tokens=max_reasoning_tokens,
             stop_loops=stop_loops,
         )
-    return Constraint(grammar=grammar.whole, limit=limit)
+    return Constraint(grammar=grammar.whole, limit=limit, stop_loops=stop_loops)

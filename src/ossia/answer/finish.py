@@ -15,14 +15,15 @@ TurnFinish = Literal["stop", "length", "tool_calls"]
 class FinishDetails:
     """What there is to say about an ending beyond its reason."""
 
-    type: Literal["max_tokens", "reasoning_cut"]
+    type: Literal["max_tokens", "loop", "reasoning_cut"]
     message: str  # a sentence for whoever reads the answer
-    channel: Channel | None = None  # of max_tokens: where the turn stopped; None: before any text
+    channel: Channel | None = None  # of the first two: where it stopped; None: before any text
     reason: PhaseCut | None = None  # of reasoning_cut
 
     def body(self) -> dict[str, Any]:
         """The object of the wire formats."""
-        own = {"channel": self.channel} if self.type == "max_tokens" else {"reason": self.reason}
+        cut = self.type == "reasoning_cut"
+        own = {"reason": self.reason} if cut else {"channel": self.channel}
         return {"type": self.type, **own, "message": self.message}
 
 
@@ -37,7 +38,7 @@ def finish(
     """The finish reason of a turn and its details.
 
     Args:
-        engine_reason: "stop" or "length", of the last chunk.
+        engine_reason: "stop", "length" or "loop", of the last chunk.
         stopped: a stop string ended the visible text.
         calls: how many functions the turn calls.
         channel: of the last message that began.
@@ -45,6 +46,8 @@ def finish(
     """
     if engine_reason == "length" and not stopped:
         return "length", FinishDetails("max_tokens", _RAN_OUT[channel], channel=channel)
+    if engine_reason == "loop" and not stopped:
+        return "length", FinishDetails("loop", _ENDLESS, channel=channel)
     reason: TurnFinish = "tool_calls" if calls and not stopped else "stop"
     return reason, None if cut is None else _reasoning_cut(cut)
 
@@ -61,6 +64,10 @@ _RAN_OUT: dict[Channel | None, str] = {
     "more tokens.",
     "final": "The token limit was reached inside the answer; allow more tokens.",
 }
+_ENDLESS = (
+    "The answer repeated the same words without end and was stopped; try again, ask in other "
+    "words, or use another temperature."
+)
 _CUT: dict[PhaseCut, str] = {
     "max_tokens": "The reasoning reached max_reasoning_tokens and was ended; the answer was "
     "written from what there was.",

@@ -15,6 +15,7 @@ from ossia.answer.assembler import (
     TurnAssembler,
     VisibleText,
 )
+from ossia.answer.finish import FinishDetails
 from ossia.engine.messages import Chunk, Constraint, PhaseCut, TokenLogprobs
 from ossia.errors import RequestError
 from ossia.sampling import SamplingParams
@@ -38,6 +39,7 @@ class RequestOutput:
     logprobs: list[TokenLogprobs] | None = None  # one for each of token_ids, if asked for
     error: str | None = None  # a sentence, with finish reason "error"
     reasoning_cut: PhaseCut | None = None  # why the reasoning was ended, if it was
+    finish_details: FinishDetails | None = None  # what there is to say beyond the reason
 
     @property
     def prompt_tokens(self) -> int:
@@ -109,4 +111,5 @@ class OpenAnswer:
             logprobs=None if self.params.logprobs is None else self.logprobs,
             error=self.error,
             reasoning_cut=self.cut,
+            finish_details=self.assembler.finish_details,
         )

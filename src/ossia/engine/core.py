@@ -197,9 +197,12 @@ class EngineCore:
             found = logprobs.get(output.request_id)
             cut: PhaseCut | None = None
             if output.finish_reason is None:
+                state = self._states[output.request_id]
                 for token in output.token_ids:
-                    cut = self._states[output.request_id].record(token)
-            else:
+                    cut = state.record(token)
+                if state.is_endless:
+                    output = self._scheduler.finish_early(output, "loop")
+            if output.finish_reason is not None:
                 del self._states[output.request_id]
             if cut is not None:
                 self._cuts[cut] += 1

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ossia.engine.grammars import CompiledGrammar, Grammars, first_line
+from ossia.engine.loops import LoopDetector
 from ossia.engine.masks import AllBut, Mask, Nothing, only
 from ossia.engine.messages import Constraint, PhaseCut
 from ossia.engine.phase import PhaseWatch
@@ -14,6 +15,7 @@ from ossia.engine.vocabulary import FIRST_SPECIAL
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+ENDLESS = 4  # times the patience with reasoning: an answer may repeat something on purpose
 PREPARE_AFTER = 64  # tokens of a phase; no loop is found before, and most phases end before
 
 
@@ -28,10 +30,12 @@ class Follower:
     Attributes:
         mask: of the next token; None while it has to be computed.
         grammar: what has to be compiled before the sequence can start.
+        endless: the sequence should end, because it repeats itself and will not stop.
     """
 
     def __init__(self, constraint: Constraint, grammars: Grammars) -> None:
         self.mask: Mask | None = None
+        self.endless = False
         self.grammar: Future[CompiledGrammar] = grammars.compile(constraint.grammar)
         self._grammars = grammars
         self._matcher: LLMatcher | None = None  # None at the beginning of `grammar`
@@ -39,6 +43,7 @@ class Follower:
         self._watch = None if constraint.limit is None else PhaseWatch(constraint.limit)
         self._then: Future[CompiledGrammar] | None = None  # of the limit
         self._cut = False  # the closing token is being forced
+        self._loops = LoopDetector(ENDLESS) if constraint.stop_loops else None
 
     def record(self, token: int) -> PhaseCut | None:
         """A token was generated; why its phase ends here, if it does."""
@@ -49,6 +54,8 @@ class Follower:
         if not (isinstance(self.mask, AllBut) and self.mask.free_text and token < FIRST_SPECIAL):
             self._unseen.append(token)
             self.mask = None
+        if self._loops is not None and not (watch is not None and watch.inside):
+            self.endless = self._loops.add(token)
         if watch is None:
             return None
         cut = watch.record(token)

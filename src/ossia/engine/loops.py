@@ -11,7 +11,8 @@ it, for long enough that a person would say it will not stop:
 - over at least 1024 tokens where the block has at most 4 different tokens: a picture or a grid
   of zeros is data, and has its end (a loop of "!!!" does not, and is found then).
 
-A loop is reported at most `EVERY` tokens after it got that long.
+A loop is reported at most `EVERY` tokens after it got that long. A detector with more patience
+waits for as many times those tokens and repetitions.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class LoopDetector:
     a token costs a fraction of a microsecond, and at most about 30, in a long run of one token.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: int = 1) -> None:
+        self._patience = patience
         self._text = ""  # the last tokens
         self._new: list[int] = []  # tokens that are not yet in the text
 
@@ -43,7 +45,7 @@ class LoopDetector:
         self._new.append(token)
         if len(self._new) < EVERY:
             return False
-        self._text = (self._text + "".join(map(chr, self._new)))[-_KEPT:]
+        self._text = (self._text + "".join(map(chr, self._new)))[-_KEPT * self._patience :]
         self._new.clear()
         return self._repeats()
 
@@ -53,18 +55,19 @@ class LoopDetector:
         self._new.clear()
 
     def _repeats(self) -> bool:
-        text = self._text
+        text, patience = self._text, self._patience
         probe = text[-_PROBE:]
         last = len(text) - len(probe)  # where the probe stands
         first = max(0, last - MAX_PERIOD)
-        found = text.rfind(probe, first, len(text) - 1) if len(text) >= LEAST else -1
+        found = text.rfind(probe, first, len(text) - 1) if len(text) >= LEAST * patience else -1
         while found >= 0:
             period = last - found
-            if _has_period(text, period, needed(period, FEW_DIFFERENT + 1)):
+            if _has_period(text, period, patience * needed(period, FEW_DIFFERENT + 1)):
                 block = text[-period:]
                 # Two blocks are no block: the shorter one decides how much is needed.
                 primitive = (block + block).find(block, 1) == period
-                if primitive and _has_period(text, period, needed(period, len(set(block)))):
+                least = patience * needed(period, len(set(block)))
+                if primitive and _has_period(text, period, least):
                     return True
             # The block may hold something twice; its own period is then further back.
             found = text.rfind(probe, first, found + len(probe) - 1)

@@ -12,7 +12,7 @@ import msgspec
 from ossia.sampling import SamplingParams
 
 PhaseCut = Literal["max_tokens", "loop"]
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "loop", "abort", "error"]
 
 
 class PhaseLimit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -38,6 +38,7 @@ class Constraint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     grammar: str  # llguidance's, over token ids
     limit: PhaseLimit | None = None
+    stop_loops: bool = False  # outside of those phases: an endless repetition ends the sequence
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):

@@ -12,27 +12,28 @@ class PhaseWatch:
     Attributes:
         limit: what it watches for.
         tokens: counted inside the phase so far, over all of its parts.
+        inside: whether the next token belongs to the phase, or ends it.
     """
 
     def __init__(self, limit: PhaseLimit) -> None:
         self.limit = limit
         self.tokens = 0
-        self._inside = False
+        self.inside = False
         self._recent: list[int] = []  # the last tokens outside, as many as the opening has
         self._loops = LoopDetector() if limit.stop_loops else None
 
     def record(self, token: int) -> PhaseCut | None:
         """A token was generated; why the phase must be closed now, if it must."""
         limit = self.limit
-        if not self._inside:
+        if not self.inside:
             self._recent.append(token)
             del self._recent[: -len(limit.opening)]
             if self._recent != limit.opening:
                 return None
-            self._inside = True
+            self.inside = True
             self._recent.clear()
         elif token == limit.closing:
-            self._inside = False
+            self.inside = False
             if self._loops is not None:
                 self._loops.clear()
             return None

@@ -58,6 +58,11 @@ class SamplingState:
         return self.counts is not None or bool(self.params.logit_bias)
 
     @property
+    def is_endless(self) -> bool:
+        """Whether the sequence repeats itself and should be ended."""
+        return self.follower is not None and self.follower.endless
+
+    @property
     def mask(self) -> Mask | None:
         """What the grammar allows next, once it is computed; None without a grammar."""
         return None if self.follower is None else self.follower.mask

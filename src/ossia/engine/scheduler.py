@@ -177,6 +177,11 @@ class Scheduler:
         self._finish(request, "error", keep=False)
         return RequestOutput(request_id, [], "error", max(0, request.cached_tokens), message)
 
+    def finish_early(self, output: RequestOutput, reason: FinishReason) -> RequestOutput:
+        """End a request that would go on after this output, which ends with `reason` now."""
+        self._finish(self._requests[output.request_id], reason)
+        return output._replace(finish_reason=reason)
+
     def schedule(self) -> StepPlan:
         """Plan the next step. Empty only if there is no work, or none is ready.
 

@@ -168,6 +168,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "another document": ({"$ref": "https://example.org/a.json"}, "$ref", "another document"),
     "missing definition": (obj(properties={"a": {"$ref": "#/$defs/b"}}), "properties.a.$ref", "not in this schema"),
     "endless": ({"$ref": "#/$defs/a", "$defs": {"a": obj(properties={"b": {"$ref": "#/$defs/a"}}, required=["b"])}}, "", "without an end"),
+    "demanded and forbidden item": ({"type": "array", "items": False, "minItems": 1}, "", "what it demands is not allowed"),
+    "demanded and forbidden property": (obj(properties={"a": False}, required=["a"]), "", "what it demands is not allowed"),
     "circle of references": ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "", "without an end"),
     "$dynamicRef": ({"$dynamicRef": "#a"}, "$dynamicRef", "use \\$ref"),
 }  # fmt: skip

@@ -73,7 +73,10 @@ def is_too_large(reason: str) -> bool:
 def explain(reason: str) -> str:
     """What llguidance says, as a sentence that goes on after a path."""
     if "never ends" in reason:
-        return "refers to itself without an end, so nothing can satisfy it"
+        return (
+            "can be satisfied by nothing: what it demands is not allowed, or refers to itself "
+            "without an end"
+        )
     if _is_empty(reason) or "NoExtension" in reason:
         return "allows no text at all"
     if is_too_large(reason):
