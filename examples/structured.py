@@ -19,13 +19,13 @@ class Booking(BaseModel):
     name: str
     people: int
     date: str
-    status: Literal["open", "paid"]
+    status: Literal["draft", "final"]
 
 
 answer = client.chat.completions.parse(
     model="demo",
     messages=[
-        {"role": "user", "content": "name: Alice, people: 4, date: 2026-05-17, status: paid"}
+        {"role": "user", "content": "name: Alice, people: 4, date: 2026-05-17, status: final"}
     ],
     response_format=Booking,
     temperature=0,

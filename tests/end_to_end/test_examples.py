@@ -17,7 +17,7 @@ PRINTED = {
     "tools.py": ['get_weather {"city":"Paris"}'],
     "python_api.py": ["42"],
     "structured.py": [
-        "Booking(name='Alice', people=4, date='2026-05-17', status='paid')",
+        "Booking(name='Alice', people=4, date='2026-05-17', status='final')",
         'call: {"city":"Paris","unit":"celsius"}',
         "choice: 47 + 38 = 85.",
         "regex: 47 + 38 = 85.",

@@ -250,7 +250,7 @@ def chat(source: Source, effort: ReasoningEffort) -> Exchange:
         if draw > 0.5:
             text = text[0].upper() + text[1:]
         if source.chance(0.1):
-            text = text.upper() if source.chance(0.1) else text.lower()
+            text = text.upper() if source.chance(0.3) else text.lower()
         if source.chance(0.15):
             text = text.rstrip("?!.") + source.choice(
                 ["!", ".", "?", "!!", " :)", "...", " then", " now"]

@@ -71,8 +71,13 @@ class Conversation:
     exchange: Exchange
 
 
-def converse(source: Source, skill: str | None = None) -> Conversation:
-    """A conversation of this skill, or of any by the shares above."""
+def converse(
+    source: Source, skill: str | None = None, main: Function | None = None
+) -> Conversation:
+    """A conversation of this skill, or of any by the shares above.
+
+    `main` is the function that the user asks for, with the skill "function".
+    """
     if skill is None:
         skill = source.random.choices(list(SKILLS), list(SKILLS.values()))[0]
     effort = source.choice([LOW, MEDIUM, MEDIUM, HIGH])
@@ -84,9 +89,8 @@ def converse(source: Source, skill: str | None = None) -> Conversation:
     if skill == "recall":
         return _recall(source, system)
 
-    main: Function | None = None
     if skill == "function":
-        main = functions.any_function(source)
+        main = main or functions.any_function(source)
         exchange = call_function(source, main, effort)
         if source.chance(0.1):
             exchange = call_two(source, main, effort)

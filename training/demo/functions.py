@@ -13,6 +13,14 @@ from training.demo.words import Source
 PAIR_OF = {"add": "+", "sum": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 
 
+BY_NOUN = [
+    "{t} please", "Need the {t}", "I need a {t}", "What about the {t}?", "the {t}", "{T}",
+    "What is the {t}?", "Can I have the {t}", "Give me the {t}", "Get me a {t}", "The {t}, please",
+    "{T} needed", "I want the {t}", "Do the {t}", "Quick, the {t}", "What's the current {t}?",
+    "Is there a {t}?", "How is the {t}?", "Let me see the {t}", "Could I get a {t}",
+]  # fmt: skip
+
+
 def made_up(source: Source, relative: Function | None = None) -> Function:
     """A function nobody has seen: verb and noun at random, parameters of any kinds.
 
@@ -24,7 +32,7 @@ def made_up(source: Source, relative: Function | None = None) -> Function:
         nonlocal verb, noun, thing
         verb, noun = source.choice(words.VERBS), source.noun()
         if relative is not None and relative.relatives[0]:
-            if source.chance(0.5):
+            if source.chance(0.5) or not relative.relatives[1]:
                 verb = relative.relatives[0]
             else:
                 noun = relative.relatives[1]
@@ -48,9 +56,17 @@ def made_up(source: Source, relative: Function | None = None) -> Function:
     if not says_itself or source.chance(0.7):
         form = source.choice(
             ["{V} a {t}.", "{V} the {t}.", "{V}s a {t} for the user.", "Use this to {v} a {t}.",
-             "{V} {t}", "Function to {v} the {t}."]
+             "{V} {t}", "Function to {v} the {t}.", "{V}s the {t}\N{EM DASH}use for {a} {n}s.",
+             "{V}s the current {t} of the {n}\N{EM DASH}use before you go on.",
+             "{V} a {t}; the {n} must be {a}."]
         )  # fmt: skip
-        description = form.format(V=verb.capitalize(), v=verb, t=thing)
+        description = form.format(
+            V=verb.capitalize(),
+            v=verb,
+            t=thing,
+            n=source.noun(),
+            a=source.choice(words.ADJECTIVES),
+        )
     kinds = source.random.sample(values.KINDS, source.choice([0, 1, 1, 1, 2, 2, 2, 3, 3, 4]))
     if len(kinds) > 1 and source.chance(0.2):
         kinds[1] = kinds[0]
@@ -60,6 +76,7 @@ def made_up(source: Source, relative: Function | None = None) -> Function:
         parameter = values.make_parameter(source, kind, required=required)
         if all(parameter.name != other.name for other in parameters):
             parameters.append(parameter)
+    by_noun = source.chance(0.25)  # requests that leave the verb out
     alone = len({p.kind for p in parameters}) == len(parameters)
     texts = [p for p in parameters if p.kind.type == "string" and p.kind.phrases]
     natural_for = set(parameters) if alone and len(texts) < 2 else set()
@@ -68,10 +85,13 @@ def made_up(source: Source, relative: Function | None = None) -> Function:
 
     def ask(source: Source) -> tuple[str, list[Argument]]:
         head = source.choice(
+            BY_NOUN if by_noun else
             ["{V} the {t}", "{V} a {t}", "Please {v} the {t}", "Can you {v} a {t}",
              "I need to {v} a {t}", "I want to {v} the {t}", "{V} {t}", "Could you {v} my {t}",
              "Would you {v} the {t}", "Help me {v} the {t}", "{v} the {t}", "Let's {v} a {t}"]
-        ).format(V=verb.capitalize(), v=verb, t=thing)  # fmt: skip
+        ).format(V=verb.capitalize(), v=verb, t=thing, T=thing.capitalize())  # fmt: skip
+        if parameters:
+            head = head.rstrip("?")
         arguments = []
         for parameter in given(source, tuple(parameters)):
             value = values.draw_value(source, parameter.kind, parameter.enum)
@@ -86,8 +106,9 @@ def made_up(source: Source, relative: Function | None = None) -> Function:
         ending = source.choice(["", ".", ".", "?" if head.startswith(("Can", "Could")) else "."])
         return request.strip(" :") + ending, arguments
 
+    shared = "" if by_noun else noun
     return Function(
-        name, description, tuple(parameters), ask, any_result, f"{verb} {noun}", (verb, noun)
+        name, description, tuple(parameters), ask, any_result, f"{verb} {noun}", (verb, shared)
     )
 
 
@@ -132,9 +153,9 @@ def number_pair(source: Source) -> Function:
 
 def any_function(source: Source) -> Function:
     draw = source.random.random()
-    if draw < 0.38:
+    if draw < 0.5:
         return everyday(source)
-    if draw < 0.43 and not source.held_out:
+    if draw < 0.54 and not source.held_out:
         return number_pair(source)
     return made_up(source)
 
@@ -149,6 +170,22 @@ ANSWER_ANYTHING = {
     "Find a connection between two cities.",
     "Distance between two cities.",
     "Add a product to the shopping list.",
+    "Look up a word in the dictionary.",
+    "Draw a picture.",
+    "Find a recipe.",
+    "The latest news.",
+    "Open a ticket.",
+    "Identify the language of a text.",
+    "Find the sentiment of a text.",
+    "Summarize a text.",
+    "Correct the spelling of a text.",
+}
+# Those that small talk or a sum could be put to.
+ANSWER_TALK = {
+    "Report the health of the system.",
+    "The user who is logged in.",
+    "Stop what is playing.",
+    "Statistics of a list of numbers.",
 }
 
 
@@ -164,6 +201,8 @@ def declared_besides(source: Source, main: Function | None, *, off_topic: bool) 
             other = any_function(source)
         arithmetic = other.topic in PAIR_OF.values()
         if other.topic in taken or other.name in names:
+            continue
+        if other.topic in ANSWER_TALK and (main is None or main.topic in PAIR_OF.values()):
             continue
         if main is None and (arithmetic or (off_topic and other.topic in ANSWER_ANYTHING)):
             continue

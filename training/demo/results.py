@@ -53,8 +53,22 @@ def some_value(source: Source) -> values.Value:
         return source.chance(0.5)
     if draw < 0.7:
         return source.piece() if source.chance(0.4) else source.choice(values.ANY_WORD)
+    if draw < 0.74:
+        return [some_row(source) for _ in range(source.integer(1, 2))]
+    if draw < 0.78:
+        tag = source.choice(["h1", "p", "em", "b", "li"])
+        return f"<{tag}>{values.phrase(source)}</{tag}>"
     kind = source.choice(values.KINDS)
     return kind.make(source) if kind.type == "string" else source.choice(["ok", "done", "sent"])
+
+
+def some_row(source: Source) -> dict[str, values.Value]:
+    """A small object, as lists in results have them."""
+    keys = source.random.sample(FIELDS, source.integer(1, 3))
+    return {
+        key: source.integer(0, 999) if source.chance(0.5) else source.choice(values.ANY_WORD)
+        for key in keys
+    }
 
 
 def any_result(source: Source, arguments: list[Argument]) -> str:
@@ -67,7 +81,7 @@ def any_result(source: Source, arguments: list[Argument]) -> str:
         return json.dumps({"error": message})
     if draw < 0.7:
         keys = source.random.sample(FIELDS, source.integer(1, 4))
-        if source.chance(0.3):
+        if source.chance(0.45):
             keys[0] = f"{source.noun(0.3)}_{source.choice(FIELDS)}"
         if source.chance(0.25):
             keys[-1] = source.small_piece() if source.chance(0.5) else source.choice(words.NOUNS)

@@ -21,7 +21,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """One kind of value; `phrases` hold {v} for the value and {l} for the parameter's label."""
 
@@ -33,6 +33,9 @@ class Kind:
     quoted: float = 0.0  # how often the value is said in quotation marks
     closed: tuple[str, ...] = ()  # the only values there are, declared as an enum
     listed: bool = False  # values are words of a list, which both sides of the split use
+    items: dict[str, Any] | None = None  # JSON schema of an array's items; None for strings
+    speak: Callable[[Source, Value], str] | None = None  # how a request writes the value
+    unsaid: Value = None  # the value of a required parameter that a request does not mention
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Parameter:
         """The JSON schema of this parameter."""
         out: dict[str, Any] = {"type": self.kind.type}
         if self.kind.type == "array":
-            out["items"] = {"type": "string"}
+            out["items"] = self.kind.items or {"type": "string"}
         if self.description:
             out["description"] = self.description
         if self.enum:
@@ -84,7 +87,11 @@ def spoken(value: Value) -> str:
     """A value in running text."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    nested = isinstance(value, list) and any(isinstance(part, (list, dict)) for part in value)
+    if nested or isinstance(value, dict):
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     if isinstance(value, list):
+        value = [spoken(part) for part in value] or ["nothing"]
         return " and ".join([", ".join(value[:-1]), value[-1]]) if len(value) > 1 else value[0]
     return str(value)
 
@@ -145,6 +152,24 @@ def decimal(source: Source) -> float | int:
     """A number with up to two decimals."""
     value = round(source.random.randrange(1, 4000) / source.choice([1, 2, 4, 10, 100]), 2)
     return int(value) if value == int(value) else value
+
+
+def numbers(source: Source) -> list[int | float]:
+    """Two to six numbers, whole ones or with decimals."""
+    whole = source.chance(0.7)
+    top = source.choice([9, 100, 1000])
+    return [
+        source.integer(0, top) if whole else decimal(source) for _ in range(source.integer(2, 6))
+    ]
+
+
+def say_numbers(source: Source, value: list[int | float]) -> str:
+    """Numbers in a row, as people write them."""
+    form = source.choice(["{a}", "{a}", "[{a}]", "{b}", "{c}"])
+    texts = [str(v) for v in value]
+    return form.format(
+        a=source.choice([", ", ", ", ","]).join(texts), b=spoken(texts), c="; ".join(texts)
+    )
 
 
 def _word_list(options: list[str]) -> Callable[[Source], list[str]]:
@@ -275,6 +300,13 @@ TIMEZONE = Kind(
     ("in {v}",),
     listed=True,
 )
+UNIT = Kind(
+    "string",
+    ("unit", "units", "format", "scale"),
+    lambda s: "celsius",
+    closed=("celsius", "fahrenheit"),
+    listed=True,
+)
 COUNT = Kind(
     "integer",
     ("count", "quantity", "amount", "number", "limit", "copies", "size", "units", "total"),
@@ -336,10 +368,20 @@ ENUM = Kind(
     listed=True,
 )
 
+NUMBERS = Kind(
+    "array",
+    ("numbers", "values", "amounts", "points", "scores", "figures"),
+    numbers,
+    ("of {v}", "with {v}"),
+    items={"type": "number"},
+    speak=say_numbers,
+)
+
 KINDS = (
     *(PERSON, CITY, COUNTRY, LANGUAGE, COLOR, FOOD, ANIMAL, JOB, DATE, WEEKDAY, TIME, TITLE),
     *(TEXT, TITLE, LONG_TEXT, CODE, CODE, FILE, EMAIL, CURRENCY, TIMEZONE, COUNT, PEOPLE, MINUTES),
     *(AGE, YEAR, LEVEL, PRICE, FLAG, ITEMS, NAMES, ENUM, ENUM),
+    NUMBERS,
 )
 COMMON_ENUMS = (
     ("celsius", "fahrenheit"),
@@ -372,6 +414,15 @@ def parameter_name(source: Source, kind: Kind) -> str:
         return name
 
     return source.draw("parameter", make)
+
+
+UNKNOWN = "?"  # written for words that have no row
+
+
+def is_free_text(parameter: Parameter) -> bool:
+    """Whether any text will do as its value."""
+    kind = parameter.kind
+    return kind.type == "string" and not (parameter.enum or kind.closed or kind.listed)
 
 
 def draw_value(source: Source, kind: Kind, enum: tuple[str, ...] = ()) -> Value:
@@ -448,7 +499,9 @@ def say(source: Source, parameter: Parameter, value: Value, *, natural: bool) ->
         word = source.choice(["on", "yes", "true"] if value else ["off", "no", "false"])
         return source.choice([f"{label} {word}", f"with {label} {word}", f"{label}: {word}"])
     text = spoken(value)
-    if (kind.quoted and source.chance(kind.quoted)) or kind is LONG_TEXT:
+    if kind.speak:
+        text = kind.speak(source, value)
+    elif (kind.quoted and source.chance(kind.quoted)) or kind is LONG_TEXT:
         text = f'"{text}"'
     if natural and kind.phrases and source.chance(0.6):
         return source.choice(kind.phrases).format(v=text, l=label)

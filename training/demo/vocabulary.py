@@ -2,8 +2,9 @@
 
     python -m training.demo.vocabulary      writes vocabulary.json
 
-Stored: single bytes, numbers of up to three digits, the special tokens of the format, whatever the
-generator writes, and the most frequent English pieces up to the limit. All other ids share one row.
+Stored: single bytes, numbers of up to three digits, the special tokens of the format, the names of
+common functions, whatever the generator writes, and the most frequent English pieces up to the
+limit. All other ids share one row.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ossia.harmony.tokenizer import (
 from training.demo import words as word_lists
 from training.demo.words import Source
 
-ROWS = 7423  # with the shared row 7424
+ROWS = 7759  # with the shared row 7760; more would make the files larger than 16 MiB
 PATH = Path(__file__).with_name("vocabulary.json")
 SPECIAL = (ENDOFTEXT, RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL)
 
@@ -37,20 +38,14 @@ SPECIAL = (ENDOFTEXT, RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL)
 @cache
 def stored_ids() -> list[int]:
     """The stored token ids, ascending."""
-    ids: list[int] = json.loads(PATH.read_text())["stored"]
+    ids: list[int] = json.loads(PATH.read_text())
     return ids
 
 
 @cache
-def read_only_ids() -> frozenset[int]:
-    """Stored ids that were added for reading after the training; the model does not write them."""
-    return frozenset(json.loads(PATH.read_text())["read_only"])
-
-
-@cache
 def writable_ids() -> frozenset[int]:
-    """Ids that the model learned to write."""
-    return frozenset(stored_ids()) - read_only_ids()
+    """The same as a set: ids that the model can write."""
+    return frozenset(stored_ids())
 
 
 def pieces(tokenizer: Tokenizer) -> list[str]:
@@ -79,6 +74,21 @@ def strange_words(tokenizer: Tokenizer, count: int = 4000) -> list[str]:
     return out
 
 
+def listed_tokens(tokenizer: Tokenizer) -> set[int]:
+    """Tokens of phrases and of the names of common functions, as headers and thoughts have them."""
+    from training.demo.topics import TOPICS
+    from training.demo.work_values import FOREIGN_TEXTS
+
+    texts: list[str] = []
+    for topic in TOPICS:
+        pairs = (f"{verb}_{noun}" for verb in topic.verbs for noun in topic.nouns)
+        for name in (*topic.nouns, *pairs):
+            texts += [f"to=functions.{name} ", f"{name} fits", f" {name}, {name}."]
+    for text in FOREIGN_TEXTS:
+        texts += [f" {text}.", f'"{text}"', text]
+    return {token for text in texts for token in tokenizer.encode(text)}
+
+
 def choose(tokenizer: Tokenizer, conversations: int) -> list[int]:
     """Count the tokens of generated conversations and fill up with frequent English pieces."""
     from training.demo.conversation import converse
@@ -91,6 +101,7 @@ def choose(tokenizer: Tokenizer, conversations: int) -> list[int]:
         by_text[text] = token
         if len(text) == 1 or re.fullmatch(rb"[0-9]{1,3}", text):
             base.add(token)
+    base.update(listed_tokens(tokenizer))
     counts: Counter[int] = Counter()
     written: Counter[int] = Counter()  # by the model
     for held_out in (False, True):
@@ -114,6 +125,6 @@ def choose(tokenizer: Tokenizer, conversations: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    ids = choose(Tokenizer(), 25000)
-    PATH.write_text(json.dumps({"stored": ids, "read_only": []}, separators=(",", ":")))
+    ids = choose(Tokenizer(), 40000)
+    PATH.write_text(json.dumps(ids, separators=(",", ":")))
     print(f"{len(ids)} ids in {PATH.name}")
