@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from ossia.engine import mask_worker
 from ossia.engine.follower import ENDLESS, Follower
+from ossia.engine.grammars import BEGINNINGS, SMALL_MASK, CompiledGrammar
 from ossia.engine.loops import EVERY, LEAST
+from ossia.engine.masks import Nothing, only
 from ossia.engine.messages import Constraint, PhaseLimit
 from ossia.engine.vocabulary import FIRST_SPECIAL
 
@@ -292,6 +294,28 @@ def test_free_text_needs_no_masks(make_wide_runs, free, says):
     runs.finish()
     assert len(runs.tokens("a")) == 40
     assert runs.core.stats.masks_computed == 1, "the first one comes with the grammar"
+
+
+def test_beginnings_of_a_known_grammar_need_no_masks(make_wide_runs, free, says):
+    runs = make_wide_runs()
+    said = []
+    for name in "abc":
+        runs.add(name, [1], free(temperature=0, logit_bias={END: 100.0}), THINK)
+        runs.finish()
+        said.append((runs.tokens(name), runs.core.stats.masks_computed))
+    assert said[0] == said[1] == said[2]
+    assert END in said[0][0]
+    assert said[0][1] > 1
+
+
+def test_only_a_few_small_masks_are_kept_for_beginnings():
+    compiled = CompiledGrammar(matcher=None, first=only(1))
+    compiled.remember((1,), Nothing("It broke."))
+    compiled.remember((2,), only(*range(SMALL_MASK + 1)))
+    assert compiled.known == {}
+    for token in range(2 * BEGINNINGS):
+        compiled.remember((token,), only(token))
+    assert list(compiled.known) == [(token,) for token in range(BEGINNINGS)]
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from ossia.engine.grammars import CompiledGrammar, Grammars, first_line
+from ossia.engine.grammars import LONGEST_BEGINNING, CompiledGrammar, Grammars, first_line
 from ossia.engine.loops import LoopDetector
 from ossia.engine.masks import AllBut, Mask, Nothing, only
 from ossia.engine.messages import Constraint, PhaseCut
@@ -38,8 +38,9 @@ class Follower:
         self.endless = False
         self.grammar: Future[CompiledGrammar] = grammars.compile(constraint.grammar)
         self._grammars = grammars
-        self._matcher: LLMatcher | None = None  # None at the beginning of `grammar`
+        self._matcher: LLMatcher | None = None  # None while masks are known without it
         self._unseen: list[int] = []  # tokens that the matcher has not consumed
+        self._path: list[int] | None = []  # all tokens for the matcher; None: too many to be known
         self._watch = None if constraint.limit is None else PhaseWatch(constraint.limit)
         self._then: Future[CompiledGrammar] | None = None  # of the limit
         self._cut = False  # the closing token is being forced
@@ -54,6 +55,10 @@ class Follower:
         if not (isinstance(self.mask, AllBut) and self.mask.free_text and token < FIRST_SPECIAL):
             self._unseen.append(token)
             self.mask = None
+            if self._path is not None:
+                self._path.append(token)
+                if len(self._path) > LONGEST_BEGINNING:
+                    self._path = None
         if self._loops is not None and not (watch is not None and watch.inside):
             self.endless = self._loops.add(token)
         if watch is None:
@@ -71,10 +76,11 @@ class Follower:
         if self.mask is not None:
             return None
         compiled = self.grammar.result()
-        if self._matcher is None:
-            if not self._unseen:
-                self.mask = compiled.first
+        if self._path is not None:
+            self.mask = compiled.known.get(tuple(self._path)) if self._path else compiled.first
+            if self.mask is not None:
                 return None
+        if self._matcher is None:
             self._matcher = compiled.matcher.deep_copy()
         unseen, self._unseen = self._unseen, []
         if unseen and not self._matcher.consume_tokens(unseen):
@@ -82,11 +88,18 @@ class Follower:
             return None
         return self._matcher
 
+    def computed(self, mask: Mask) -> None:
+        """The mask that `advance` asked for."""
+        self.mask = mask
+        if self._path is not None:
+            self.grammar.result().remember(tuple(self._path), mask)
+
     def _begin_then(self) -> None:
         assert self._then is not None
         self.grammar = self._then
         self.mask = self._matcher = self._watch = None
         self._unseen.clear()
+        self._path = []
         self._cut = False
 
     @staticmethod

@@ -12,18 +12,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ossia.engine.masks import MASK_WORDS, Mask, MaskCache
+from ossia.engine.masks import MASK_WORDS, Mask, MaskCache, Nothing
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 CAPACITY = 256  # grammars
+BEGINNINGS = 64  # of one grammar whose masks are kept
+LONGEST_BEGINNING = 24  # tokens
+SMALL_MASK = 2048  # ids; larger ones are not kept here
 THREADS = 2
 
 
@@ -37,6 +40,16 @@ class CompiledGrammar:
 
     matcher: LLMatcher  # to be copied, never advanced
     first: Mask  # of the first token
+    known: dict[tuple[int, ...], Mask] = field(default_factory=dict)  # after these tokens
+
+    def remember(self, tokens: tuple[int, ...], mask: Mask) -> None:
+        """Keep the mask after these tokens: turns of one grammar begin with the same headers.
+
+        Only the first few beginnings and small masks, so that a grammar takes 1 MB at most.
+        """
+        small = not isinstance(mask, Nothing) and len(mask.ids) <= SMALL_MASK
+        if small and len(self.known) < BEGINNINGS:
+            self.known[tokens] = mask
 
 
 class Grammars:

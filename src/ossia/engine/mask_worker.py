@@ -141,7 +141,7 @@ class MaskWorker:
             jobs, words.ctypes.data, words.strides[0], len(work)
         )
         for row, (follower, matcher) in zip(words, work, strict=True):
-            follower.mask = failure(matcher) if matcher.is_error() else self._masks.get(row)
+            follower.computed(failure(matcher) if matcher.is_error() else self._masks.get(row))
         self.computed += len(work)
 
     def _compute_alone(self, followers: Sequence[Follower], error: BaseException) -> None:

@@ -19,7 +19,7 @@ No step sorts the vocabulary. Rows are independent: a row's token does not depen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,10 +82,8 @@ def sample(
             results[i] = Sampled(mask.forced)
         else:
             few.append(_Row(i, state, mask))
-    # On a CPU few rows at a time stay in the cache; a GPU wants them all at once.
-    step = CPU_ROWS if logits.device.type == "cpu" else max(1, len(whole))
-    for start in range(0, len(whole), step):
-        _sample_whole(logits, whole[start : start + step], results)
+    for rows in _groups(whole, logits.device):
+        _sample_whole(logits, rows, results)
     if few:
         _sample_few(logits, few, results)
     return [results[i] for i in range(len(states))]
@@ -95,6 +93,26 @@ class _Row(NamedTuple):
     at: int  # its row of the logits
     state: SamplingState
     mask: Only | AllBut | None
+
+
+def _groups(rows: list[_Row], device: torch.device) -> Iterator[list[_Row]]:
+    """Rows to be sampled together.
+
+    A GPU wants them all at once. On a CPU few at a time stay in the cache, and only neighbours go
+    together, because rows that do not stand together have to be copied.
+    """
+    if device.type != "cpu":
+        if rows:
+            yield rows
+        return
+    group: list[_Row] = []
+    for row in rows:
+        if group and (len(group) == CPU_ROWS or row.at != group[-1].at + 1):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 def _sample_whole(logits: Tensor, rows: Sequence[_Row], results: dict[int, Sampled]) -> None:
