@@ -296,7 +296,7 @@ def test_free_text_needs_no_masks(make_wide_runs, free, says):
     assert runs.core.stats.masks_computed == 1, "the first one comes with the grammar"
 
 
-def test_beginnings_of_a_known_grammar_need_no_masks(make_wide_runs, free, says):
+def test_beginnings_of_a_known_grammar_need_no_masks(make_wide_runs, free):
     runs = make_wide_runs()
     said = []
     for name in "abc":

@@ -8,7 +8,7 @@ from ossia.config import ModelConfig
 from ossia.engine.kv_cache import CacheConfig, SequencePages
 from ossia.engine.request import Request
 from ossia.engine.runner import allocate_caches, build_batch
-from ossia.engine.scheduler import ScheduledSequence
+from ossia.engine.step_plan import ScheduledSequence
 from ossia.sampling import SamplingParams
 
 PAGE = 4

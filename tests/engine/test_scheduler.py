@@ -7,7 +7,8 @@ import random
 import pytest
 
 from ossia.engine.kv_cache import CacheConfig
-from ossia.engine.scheduler import RequestOutput, Scheduler, SchedulerConfig, StepPlan
+from ossia.engine.scheduler import Scheduler, SchedulerConfig
+from ossia.engine.step_plan import RequestOutput, StepPlan
 from ossia.errors import ConfigError, ContextLengthExceeded, InvalidRequest
 from ossia.sampling import SamplingParams
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from ossia.engine.kv_cache import CacheConfig
 from ossia.engine.request import Request
-from ossia.engine.scheduler import ScheduledSequence, Scheduler, SchedulerConfig, StepPlan
+from ossia.engine.scheduler import Scheduler, SchedulerConfig
+from ossia.engine.step_plan import ScheduledSequence, StepPlan
 from ossia.sampling import SamplingParams
 
 EOS = 0

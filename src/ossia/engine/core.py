@@ -26,7 +26,8 @@ from ossia.engine.randomness import derive_seed
 from ossia.engine.runner import Runner
 from ossia.engine.sampler import Sampled
 from ossia.engine.sampling_state import SamplingState
-from ossia.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
+from ossia.engine.scheduler import Scheduler
+from ossia.engine.step_plan import ScheduledSequence, StepPlan
 from ossia.errors import RequestError
 
 logger = logging.getLogger(__name__)

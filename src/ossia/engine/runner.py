@@ -19,7 +19,7 @@ from ossia.engine.kv_cache import CacheConfig
 from ossia.engine.mask_worker import MaskWorker
 from ossia.engine.sampler import Sampled, sample
 from ossia.engine.sampling_state import SamplingState
-from ossia.engine.scheduler import ScheduledSequence
+from ossia.engine.step_plan import ScheduledSequence
 from ossia.model.batch import ForwardBatch, LayerCache, PagedBatch
 from ossia.model.gpt_oss import GptOssForCausalLM
 

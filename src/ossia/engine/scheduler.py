@@ -16,11 +16,11 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
 
-from ossia.engine.kv_cache import CacheConfig, KVCache, SequencePages
+from ossia.engine.kv_cache import CacheConfig, KVCache
 from ossia.engine.messages import EngineStats, FinishReason
 from ossia.engine.request import Request, Status, check_prompt, finish_reason_of, prompt_key
+from ossia.engine.step_plan import RequestOutput, ScheduledSequence, StepPlan
 from ossia.errors import ConfigError, InvalidRequest
 from ossia.sampling import SamplingParams
 
@@ -33,39 +33,6 @@ class SchedulerConfig:
     max_num_batched_tokens: int  # tokens in one step
     max_model_len: int  # tokens of prompt and answer together
     eos_token_ids: tuple[int, ...]  # stop a request unless it ignores them
-
-
-class ScheduledSequence(NamedTuple):
-    """The part of one request that runs in a step: tokens[start : start + num_tokens]."""
-
-    request: Request
-    pages: SequencePages  # own the keys of all positions below start + num_tokens
-    start: int  # position of the first token
-    num_tokens: int
-    samples: bool  # whether a next token is wanted after the last one
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """One step. Build its batch before the scheduler is called again."""
-
-    sequences: tuple[ScheduledSequence, ...]
-    num_tokens: int
-
-    @property
-    def sampling(self) -> tuple[ScheduledSequence, ...]:
-        """The sequences that want a next token, in order."""
-        return tuple(item for item in self.sequences if item.samples)
-
-
-class RequestOutput(NamedTuple):
-    """What a step added to one request."""
-
-    request_id: str
-    token_ids: list[int]
-    finish_reason: FinishReason | None
-    cached_tokens: int  # prompt tokens found in the prefix cache
-    error: str | None = None
 
 
 class Scheduler:
