@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -41,8 +41,21 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     return threads
 
 
-def make(on_refusal: Callable[[], None] = lambda: None) -> GrammarThreads:
-    return GrammarThreads(None, on_refusal)  # type: ignore[arg-type]
+Make = Callable[..., GrammarThreads]
+
+
+@pytest.fixture
+def make(compiled: list[threading.Thread]) -> Iterator[Make]:
+    """Makes the object under test; no thread of it outlives its test and writes into the next."""
+    made: list[GrammarThreads] = []
+
+    def make_threads(on_refusal: Callable[[], None] = lambda: None) -> GrammarThreads:
+        made.append(GrammarThreads(None, on_refusal))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make_threads
+    for threads in made:
+        threads.close()
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
@@ -52,12 +65,12 @@ async def wait_until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_schemas_are_compiled_in_a_thread_of_their_own(compiled: list[Any]) -> None:
+def test_schemas_are_compiled_in_a_thread_of_their_own(compiled: list[Any], make: Make) -> None:
     asyncio.run(make().constrain(lambda: TURN, at_once=False))
     assert compiled != [threading.main_thread()]
 
 
-def test_what_has_no_schema_does_not_wait_for_a_thread(compiled: list[Any]) -> None:
+def test_what_has_no_schema_does_not_wait_for_a_thread(compiled: list[Any], make: Make) -> None:
     async def run() -> None:
         threads = make()
         await threads.constrain(lambda: TURN, at_once=False)  # the compiler is there now
@@ -67,8 +80,7 @@ def test_what_has_no_schema_does_not_wait_for_a_thread(compiled: list[Any]) -> N
     assert compiled[1] == threading.main_thread()
 
 
-@pytest.mark.usefixtures("compiled")
-def test_a_compilation_that_takes_too_long_is_refused_and_counted() -> None:
+def test_a_compilation_that_takes_too_long_is_refused_and_counted(make: Make) -> None:
     refused: list[int] = []
     leave = threading.Event()
 
@@ -86,8 +98,7 @@ def test_a_compilation_that_takes_too_long_is_refused_and_counted() -> None:
     assert refused == [1]
 
 
-@pytest.mark.usefixtures("compiled")
-def test_who_never_had_a_turn_is_told_to_come_again() -> None:
+def test_who_never_had_a_turn_is_told_to_come_again(make: Make) -> None:
     leave = threading.Event()
 
     def slow() -> Turn:
@@ -106,7 +117,9 @@ def test_who_never_had_a_turn_is_told_to_come_again() -> None:
     asyncio.run(run())
 
 
-def test_a_client_that_leaves_before_its_turn_is_never_compiled(compiled: list[Any]) -> None:
+def test_a_client_that_leaves_before_its_turn_is_never_compiled(
+    compiled: list[Any], make: Make
+) -> None:
     leave = threading.Event()
     made: list[str] = []
 

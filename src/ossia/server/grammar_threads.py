@@ -32,6 +32,10 @@ class GrammarThreads:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ossia-grammar")
         self._compiler: Future[GrammarCompiler] = self._pool.submit(GrammarCompiler, tokenizer)
 
+    def close(self) -> None:
+        """Wait for what is being compiled; what waits for its turn is dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
     async def constrain(
         self,
         make_turn: Callable[[], Turn],
