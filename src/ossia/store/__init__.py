@@ -1,0 +1,1 @@
+"""Responses and conversations that outlast the process."""

@@ -1,0 +1,1 @@
+"""Tools that the server runs: built in, plugged in, and of MCP servers."""
