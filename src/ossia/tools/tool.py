@@ -64,5 +64,5 @@ class Tool(ABC):
             ToolError: it failed in a way that the model should know of.
         """
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027  (most tools hold nothing)
         """Give back what it holds; the server stops."""
