@@ -32,6 +32,19 @@ class ToolDefinition:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltinTool:
+    """A tool that gpt-oss was trained on, called as `name` itself on the `analysis` channel."""
+
+    name: str  # python, or browser.search and the like
+    parameters: Mapping[str, Any] | None = None  # JSON schema; None: free text, such as code
+
+    @property
+    def namespace(self) -> str:
+        """What the system message declares."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
 class Instructions:
     """A system or developer message of the API; harmony joins them into its developer message."""
 
@@ -60,11 +73,12 @@ class AssistantMessage:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a function by the assistant; `arguments` is the JSON text as written."""
+    """A call by the assistant; `arguments` is the text as written: JSON, for python its code."""
 
     call_id: str
     name: str
     arguments: str
+    builtin: bool = False  # of a `BuiltinTool`, else of a function
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,7 @@ class ToolResult:
     call_id: str
     name: str
     output: str
+    builtin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +114,11 @@ Item = (
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether the model calls a function in this turn, and which ones it may."""
+    """Whether the model calls a tool in this turn, and which ones it may."""
 
     mode: Literal["auto", "required"] = "auto"
-    names: tuple[str, ...] | None = None  # of declared tools; None: all of them
+    names: tuple[str, ...] | None = None  # of declared functions; None: all of them
+    builtins: bool = True  # whether it may call the turn's built-in tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +144,7 @@ class Turn:
 
     items: tuple[Item, ...]
     tools: tuple[ToolDefinition, ...] = ()  # that the model is shown
+    builtins: tuple[BuiltinTool, ...] = ()  # likewise
     effort: ReasoningEffort = ReasoningEffort.MEDIUM
     date: datetime.date | None = None
     identity: str = "You are ChatGPT, a large language model trained by OpenAI."

@@ -1,6 +1,6 @@
 """A turn as the token ids that the model continues.
 
-    system message     identity, dates, effort, channels
+    system message     identity, dates, effort, the tools that gpt-oss was trained on, channels
     developer message  instructions, tool declarations, the response format, where there are any
     the conversation   one message per item, chain of thought of ended turns left out
     <|start|>assistant where the model goes on
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from ossia.harmony.builtins import render_builtins
 from ossia.harmony.declarations import render_declarations
 from ossia.harmony.history import ends_in_final, replay
 from ossia.harmony.messages import render_message
@@ -47,7 +48,7 @@ def render_prompt(turn: Turn, tokenizer: Tokenizer) -> list[int]:
     Raises:
         InvalidRequest: a tool that cannot be declared.
     """
-    ids = render_message(tokenizer, "system", system_text(turn))
+    ids = render_message(tokenizer, "system", system_text(turn, tokenizer))
     developer = developer_text(turn, tokenizer)
     if developer:
         ids += render_message(tokenizer, "developer", developer)
@@ -57,13 +58,16 @@ def render_prompt(turn: Turn, tokenizer: Tokenizer) -> list[int]:
     return [*ids, START, *tokenizer.encode("assistant")]
 
 
-def system_text(turn: Turn) -> str:
-    """The system message: who the model is and how it is to speak."""
+def system_text(turn: Turn, tokenizer: Tokenizer) -> str:
+    """The system message: who the model is, how it is to speak, the tools it was trained on."""
     head = [turn.identity, f"Knowledge cutoff: {turn.knowledge_cutoff}"]
     if turn.date is not None:
         head.append(f"Current date: {turn.date.isoformat()}")
     channels = f"{CHANNELS}\n{CHANNEL_OF_FUNCTIONS}" if turn.tools else CHANNELS
-    return "\n\n".join(["\n".join(head), f"Reasoning: {turn.effort.value}", channels])
+    sections = ["\n".join(head), f"Reasoning: {turn.effort.value}"]
+    if turn.builtins:
+        sections.append(render_builtins(turn.builtins, tokenizer))
+    return "\n\n".join([*sections, channels])
 
 
 def developer_text(turn: Turn, tokenizer: Tokenizer) -> str:
@@ -122,6 +126,12 @@ def _render_item(item: Item, tokenizer: Tokenizer, *, keep_reasoning: bool) -> l
             return render_message(tokenizer, "assistant", text, "analysis")
         case AssistantMessage(text, channel):
             return render_message(tokenizer, "assistant", text, channel)
+        case ToolCall(name=name, arguments=arguments, builtin=True):
+            return render_message(
+                tokenizer, f"assistant to={name}", arguments, "analysis code", CALL
+            )
+        case ToolResult(name=name, output=output, builtin=True):
+            return render_message(tokenizer, f"{name} to=assistant", output, "analysis")
         case ToolCall(name=name, arguments=arguments):
             role = f"assistant to=functions.{name}"
             return render_message(tokenizer, role, arguments, "commentary json", CALL)

@@ -113,7 +113,15 @@ def _content_key(turn: Turn, paths: FieldPaths) -> bytes:
     output = None
     if turn.output is not None:
         output = [getattr(turn.output, field.name) for field in fields(turn.output)]
-    content = [tools, asdict(turn.tool_choice), turn.parallel_tool_calls, output, asdict(paths)]
+    builtins = [(tool.name, tool.parameters) for tool in turn.builtins]
+    content = [
+        tools,
+        builtins,
+        asdict(turn.tool_choice),
+        turn.parallel_tool_calls,
+        output,
+        asdict(paths),
+    ]
     try:
         text = json.dumps(content, default=_plain)
     except (TypeError, ValueError, RecursionError):

@@ -4,9 +4,10 @@
     analysis := <|channel|>analysis<|message|> text <|end|><|start|>assistant
     preamble := <|channel|>commentary<|message|> text <|end|><|start|>assistant
     final    := <|channel|>final<|message|> body <|return|>
-    calls    := call (<|end|><|start|>assistant call)* <|call|>
+    calls    := call (<|end|><|start|>assistant call)* <|call|> | builtin <|call|>
     call     :=  to=functions.NAME<|channel|>commentary type <|message|> arguments
               | <|channel|>commentary to=functions.NAME type <|message|> arguments
+    builtin  := the same on analysis, to=NAME, of type code as well: tools gpt-oss was trained on
     type     := nothing |  json | <|constrain|>json |  <|constrain|>json
 
 Headers are token ids in the one spelling that the tokenizer gives them. Text is any ordinary token,
@@ -38,7 +39,7 @@ from ossia.harmony.tokenizer import (
     Tokenizer,
     replace_surrogates,
 )
-from ossia.turn import Turn
+from ossia.turn import ToolDefinition, Turn
 
 MAX_MESSAGES = 16  # before the last one: thoughts and preambles
 MAX_CALLS = 32  # in one turn
@@ -77,6 +78,10 @@ def turn_parts(turn: Turn, paths: FieldPaths) -> list[Part]:
         arguments_part(f"arguments_{index}", turn.tools[index], paths.tool(index))
         for index in _callable(turn, paths)
     ]
+    for number, builtin in enumerate(turn.builtins):
+        if _may_call_builtins(turn) and builtin.parameters is not None:
+            as_function = ToolDefinition(builtin.name, "", builtin.parameters)
+            parts.append(arguments_part(f"builtin_{number}", as_function, paths.tools))
     if turn.output is not None and _may_end_in_final(turn):
         parts.append(output_part("body", turn.output, paths))
     return parts
@@ -84,7 +89,8 @@ def turn_parts(turn: Turn, paths: FieldPaths) -> list[Part]:
 
 def join_parts(turn: Turn, tokenizer: Tokenizer, parts: Sequence[Part]) -> TurnGrammar:
     """The rules of the turn and the grammars inside of it."""
-    indices = [int(part.name.removeprefix("arguments_")) for part in parts if part.name != "body"]
+    of_tools = [part.name for part in parts if part.name.startswith("arguments_")]
+    indices = [int(name.removeprefix("arguments_")) for name in of_tools]
     writer = _TurnWriter(turn, indices, tokenizer)
     inner = [part.grammar() for part in parts]
     return TurnGrammar(
@@ -116,7 +122,7 @@ def _callable(turn: Turn, paths: FieldPaths) -> list[int]:
             f"There are {len(indices)} functions to call; at most {MAX_FUNCTIONS} are possible.",
             param=paths.tools,
         )
-    if turn.tool_choice.mode == "required" and not indices:
+    if turn.tool_choice.mode == "required" and not (indices or _may_call_builtins(turn)):
         raise InvalidRequest(
             "The tool choice requires a call, but there is no tool that may be called; "
             "declare one or choose 'auto'.",
@@ -129,25 +135,34 @@ def _may_end_in_final(turn: Turn) -> bool:
     return turn.tool_choice.mode == "auto"
 
 
+def _may_call_builtins(turn: Turn) -> bool:
+    return bool(turn.builtins) and turn.tool_choice.builtins
+
+
 class _TurnWriter:
     """Writes the rules of one turn in llguidance's variant of Lark."""
 
     def __init__(self, turn: Turn, tools: Sequence[int], tokenizer: Tokenizer) -> None:
         self._turn = turn
         self._tools = tools  # indices of those that may be called
+        self._builtins = turn.builtins if _may_call_builtins(turn) else ()
         self._tokenizer = tokenizer
 
     def whole(self) -> str:
         """The grammar of the turn from its first token."""
         times = f"{{0,{MAX_MESSAGES}}}"
-        if not self._tools or self._turn.output is not None:
+        if not self._has_calls or self._turn.output is not None:
             return self._rules(f"analysis{times} last", analysis=True)
         return self._rules(f"(analysis | preamble){times} last", analysis=True)
 
     def after_reasoning(self) -> str:
         """The same without analysis, from the start of a message."""
-        before = self._preambles() if self._tools and self._turn.output is None else ""
+        before = self._preambles() if self._has_calls and self._turn.output is None else ""
         return self._rules(f"begin {before}last", analysis=False)
+
+    @property
+    def _has_calls(self) -> bool:
+        return bool(self._tools or self._builtins)
 
     def _preambles(self) -> str:
         return f"preamble{{0,{MAX_MESSAGES}}} "
@@ -162,7 +177,7 @@ class _TurnWriter:
             last.append("final")
             body = "text" if self._turn.output is None else "@body"
             rules["final"] = f"{self._header('final')} {body} {_id(RETURN)}"
-        if self._tools:
+        if self._has_calls:
             # A preamble is visible text: where the answer has a format, it may not stand before it.
             last.append("calls" if self._turn.output is None else f"{self._preambles()}calls")
             rules["preamble"] = self._message("commentary")
@@ -178,16 +193,31 @@ class _TurnWriter:
 
     def _calls(self) -> dict[str, str]:
         more = f" ({_id(END)} begin call){{0,{MAX_CALLS - 1}}}"
-        rules = {"calls": f"call{more if self._turn.parallel_tool_calls else ''} {_id(CALL)}"}
-        rules["call"] = " | ".join(f"call_{index}" for index in self._tools)
+        kinds = []
+        rules = {}
+        if self._tools:
+            kinds.append(f"call{more if self._turn.parallel_tool_calls else ''}")
+            rules["call"] = " | ".join(f"call_{index}" for index in self._tools)
+        if self._builtins:
+            kinds.append("builtin")
+            names = (f"builtin_call_{number}" for number in range(len(self._builtins)))
+            rules["builtin"] = " | ".join(names)
+        rules["calls"] = f"({' | '.join(kinds)}) {_id(CALL)}"
         for index in self._tools:
-            to = self._ids(f" to=functions.{self._turn.tools[index].name}")
-            commentary = f"{_id(CHANNEL)} {self._ids('commentary')}"
-            header = f"({to} {commentary} | {commentary} {to})"
+            header = self._call_header(f"functions.{self._turn.tools[index].name}", "commentary")
             rules[f"call_{index}"] = f"{header} type? {_id(MESSAGE)} @arguments_{index}"
+        for number, tool in enumerate(self._builtins):
+            header = self._call_header(tool.name, "analysis")
+            body = "text" if tool.parameters is None else f"@builtin_{number}"
+            code = f"(type | {self._ids(' code')})?"
+            rules[f"builtin_call_{number}"] = f"{header} {code} {_id(MESSAGE)} {body}"
         constrained = f"{self._ids(' ')}? {_id(CONSTRAIN)} {self._ids('json')}"
         rules["type"] = f"{self._ids(' json')} | {constrained}"
         return rules
+
+    def _call_header(self, recipient: str, channel: str) -> str:
+        to, on = self._ids(f" to={recipient}"), f"{_id(CHANNEL)} {self._ids(channel)}"
+        return f"({to} {on} | {on} {to})"
 
     def _ids(self, text: str) -> str:
         return " ".join(map(_id, self._tokenizer.encode(text)))
