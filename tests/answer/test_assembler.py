@@ -10,6 +10,8 @@ from ossia.answer.assembler import (
     CallArguments,
     CallStart,
     Delta,
+    MessageClosed,
+    MessageOpened,
     ReasoningText,
     TextAssembler,
     TurnAssembler,
@@ -219,6 +221,58 @@ def test_any_tokens_are_read_and_visible_tokens_are_claimed_once(
     rest = iter(ids)
     assert all(token in rest for token in fold(deltas)[3]), "claimed twice or out of order"
     assert assembler.finish_reason in ("stop", "length", "tool_calls")
+
+
+def messages(deltas: Sequence[Delta]) -> list[tuple[str, str, bool]]:
+    """Kind or name, text, and whether it is whole, of each message; they must not overlap."""
+    found: list[tuple[str, str, bool]] = []
+    kind, text = None, ""
+    for delta in deltas:
+        match delta:
+            case MessageOpened() | CallStart():
+                assert kind is None
+                kind, text = (delta.kind if isinstance(delta, MessageOpened) else delta.name), ""
+            case MessageClosed(whole):
+                assert kind is not None
+                found.append((kind, text, whole))
+                kind = None
+            case _:
+                assert kind is not None
+                text += delta.text
+    assert kind is None
+    return found
+
+
+def test_messages_stand_apart_where_that_is_asked_for() -> None:
+    text = f"{CALLING.removesuffix('<|call|>')}<|end|><|start|>assistant{CALLING}"
+    assembler = TurnAssembler(TOKENIZER, ["weather"], by_message=True)
+    [chunk] = chunks(tokens(text))
+    turn = [
+        ("reasoning", "Look.", True),
+        ("preamble", "One moment.", True),
+        ("weather", '{"a": 1}', True),
+    ]
+    assert messages(assembler.feed(chunk)) == turn * 2
+
+
+def test_a_message_that_was_cut_off_is_not_whole() -> None:
+    assembler = TurnAssembler(TOKENIZER, [], by_message=True)
+    [chunk] = chunks(tokens("<|channel|>final<|message|>Hel"), reason="length")
+    assert messages(assembler.feed(chunk)) == [("answer", "Hel", False)]
+
+
+@given(
+    ids=st.lists(
+        st.sampled_from([*range(200_000, 200_014), *tokens(" weather assistant x{} y")]), min_size=1
+    ),
+    cuts=st.lists(st.integers(0, 60), max_size=6),
+    stop=st.sampled_from([(), ("x{",)]),
+)
+def test_messages_never_overlap_and_all_are_closed(
+    ids: list[int], cuts: list[int], stop: tuple[str, ...]
+) -> None:
+    assembler = TurnAssembler(TOKENIZER, ["weather"], stop, by_message=True)
+    messages([d for chunk in chunks(ids, cuts) for d in assembler.feed(chunk)])
 
 
 def test_plain_text_hides_special_tokens_unless_asked() -> None:

@@ -63,7 +63,21 @@ class CallArguments:
     text: str
 
 
-Delta = ReasoningText | VisibleText | CallStart | CallArguments
+@dataclass(frozen=True, slots=True)
+class MessageOpened:
+    """A message with text begins: chain of thought, an answer, or a preamble before calls."""
+
+    kind: Literal["reasoning", "answer", "preamble"]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageClosed:
+    """The message or call that began last has all its text; `whole` unless it was cut off."""
+
+    whole: bool
+
+
+Delta = ReasoningText | VisibleText | CallStart | CallArguments | MessageOpened | MessageClosed
 _NO_TOOL = (None, "assistant", "user", "all")  # recipients that nobody has to answer
 _BETWEEN_MESSAGES = "\n\n"  # messages of one kind are joined into one field of the answer
 
@@ -78,9 +92,18 @@ class TurnAssembler:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, tool_names: Collection[str], stop: Sequence[str] = ()
+        self,
+        tokenizer: Tokenizer,
+        tool_names: Collection[str],
+        stop: Sequence[str] = (),
+        *,
+        by_message: bool = False,
     ) -> None:
-        """`tool_names` are the declared functions; `stop` acts on visible text only."""
+        """`tool_names` are the declared tools; `stop` acts on visible text only.
+
+        `by_message`: messages stand apart, each between `MessageOpened` (for a call `CallStart`)
+        and `MessageClosed`. Otherwise those of one kind are joined by an empty line.
+        """
         self.finish_reason: TurnFinish | None = None
         self.finish_details: FinishDetails | None = None
         self.token_ids: list[int] = []
@@ -89,6 +112,8 @@ class TurnAssembler:
         self._tool_names = tool_names
         self._visible = _VisibleText(stop)
         self._stops = bool(stop)
+        self._by_message = by_message
+        self._is_open = False  # a message or call was announced and not closed
         self._calls = 0
         self._channel: Channel | None = None  # of the last message that began
         self._cut: PhaseCut | None = None
@@ -136,6 +161,7 @@ class TurnAssembler:
                     self._unclaimed.append(TextToken(token, chunk.logprobs[i]))
                 self._read([token], deltas)
                 if self._visible.stopped:
+                    self._close(deltas, whole=True)
                     self._finish("stop")
                     return deltas
         else:
@@ -172,6 +198,7 @@ class TurnAssembler:
                     if self._kind == "call" and self._empty_call and reason != "eof":
                         # Clients parse the arguments as JSON, which nothing is not.
                         deltas.append(CallArguments(self._calls - 1, "{}"))
+                    self._close(deltas, whole=reason != "eof")
 
     def _begin(self, message: MessageStart, deltas: list[Delta]) -> None:
         self._channel = message.channel
@@ -181,6 +208,7 @@ class TurnAssembler:
             self._calls += 1
             self._kind = "call"
             self._empty_call = True
+            self._is_open = True
         elif message.channel == "analysis" and message.recipient in _NO_TOOL:
             self._kind = "reasoning"
         else:
@@ -198,9 +226,11 @@ class TurnAssembler:
                 self._empty_call = self._empty_call and text.isspace()
                 deltas.append(CallArguments(self._calls - 1, text))
             return
+        if text or claimed:
+            self._open(deltas)
         if text:
             self._said.add(self._kind)
-            if self._separate:
+            if self._separate and not self._by_message:
                 self._separate = False
                 as_text = ReasoningText if self._kind == "reasoning" else VisibleText
                 deltas.append(as_text(_BETWEEN_MESSAGES))
@@ -208,6 +238,20 @@ class TurnAssembler:
             deltas += self._visible.add(text, claimed)
         elif text:
             deltas.append(ReasoningText(text, claimed))
+
+    def _open(self, deltas: list[Delta]) -> None:
+        if self._by_message and not self._is_open:
+            self._is_open = True
+            if self._kind == "reasoning":
+                deltas.append(MessageOpened("reasoning"))
+            else:
+                before_calls = self._channel == "commentary"
+                deltas.append(MessageOpened("preamble" if before_calls else "answer"))
+
+    def _close(self, deltas: list[Delta], *, whole: bool) -> None:
+        if self._by_message and self._is_open:
+            deltas.append(MessageClosed(whole))
+        self._is_open = False
 
 
 class TextAssembler:
