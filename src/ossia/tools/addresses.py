@@ -11,6 +11,7 @@ How the clients connect, so that a name cannot change its address after the chec
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -59,6 +60,7 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _NUMERALS = "0123456789abcdefxABCDEFX."  # of an IPv4 address in any base
+_HOST = re.compile(r"[0-9a-z_-][0-9a-z._-]*|[0-9a-f:.]+")  # a name, or an IPv6 address
 _LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
 
 
@@ -106,7 +108,10 @@ class AddressRules:
             raise ForbiddenAddress(f"{str(url)[:200]!r} is not an https URL.")
         if url.userinfo:
             raise ForbiddenAddress("A URL must not contain a user name or password.")
-        if self.allows_host(host, url.port or _DEFAULT_PORT[url.scheme]):
+        port = _DEFAULT_PORT[url.scheme] if url.port is None else url.port
+        if not 0 < port < 1 << 16:
+            raise ForbiddenAddress(f"{port} is not the number of a port.")
+        if self.allows_host(host, port):
             return
         if url.scheme == "http":
             raise ForbiddenAddress(
@@ -154,10 +159,10 @@ class AddressRules:
             host, port = _plain(parts.hostname or ""), parts.port
             host = host.encode("idna").decode("ascii")
         except ValueError:
-            host, port = "", None
+            parts, host, port = urlsplit(""), "", None
         wildcard = host.startswith("*.")
         name = host[2:] if wildcard else host
-        if not name or "*" in name or parts.netloc != text or "@" in text or name != name.strip():
+        if parts.netloc != text or "@" in text or not _HOST.fullmatch(name):
             raise ConfigError(
                 f"--allowed-host {text!r} must be a host, host:port, *.example.org or a network "
                 "like 10.1.0.0/16."
