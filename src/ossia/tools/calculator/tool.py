@@ -1,0 +1,53 @@
+"""The calculator as a tool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from ossia.tools.calculator.calculate import calculate
+from ossia.tools.calculator.errors import TimeIsUp
+from ossia.tools.tool import CallContext, Tool, ToolOutput
+
+# What may be computed in the event loop itself; a thread costs more than most expressions.
+_SHORT = 300  # characters
+_AT_ONCE = 0.002  # seconds
+
+
+class Calculator(Tool):
+    """Computes expressions exactly where possible; `ossia.tools.calculator` has the grammar."""
+
+    name = "calculator"
+    description = (
+        "Evaluates an arithmetic expression, exactly where possible (fractions, integers of up to "
+        "10,000 digits) and otherwise to 16 digits. Operators: + - * / // (floor division) "
+        "% (remainder; without a right operand percent, as in 15% of 80) ^ or ** (power) "
+        "! (factorial). Constants: pi, e, tau. Functions: sqrt, cbrt, root(x, n), abs, floor, "
+        "ceil, round(x, digits), min, max, gcd, lcm, mod, ln, log(x) (natural), log(x, base), "
+        "log10, log2, exp, sin, cos, tan, asin, acos, atan, atan2(y, x), sinh, cosh, tanh (angles "
+        "in radians), degrees, radians, factorial, comb, perm, sum, mean, median. No variables, "
+        "no thousands separators."
+    )
+    parameters: Mapping[str, Any] = {
+        "type": "object",
+        "properties": {
+            "expression": {
+                "type": "string",
+                "description": "For example: (1.05^10 - 1) * 2500, sqrt(2) / 3, comb(52, 5)",
+            }
+        },
+        "required": ["expression"],
+        "additionalProperties": False,
+    }
+    timeout = 10.0
+
+    async def call(self, arguments: Mapping[str, Any], context: CallContext) -> ToolOutput:
+        """Raises CalculationError."""
+        expression: str = arguments["expression"]
+        if len(expression) <= _SHORT:
+            try:
+                return ToolOutput(calculate(expression, _AT_ONCE))
+            except TimeIsUp:
+                pass
+        return ToolOutput(await asyncio.to_thread(calculate, expression))
