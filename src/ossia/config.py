@@ -143,8 +143,21 @@ class ServerConfig:
     shutdown_grace: float = 10.0  # seconds given to running requests
     prompt_date: str = "today"  # told to the model: "today" (UTC), "none", or YYYY-MM-DD
     turn_grammar: bool = True  # the sampler is held to what the request's turn may be
+    tools: tuple[str, ...] = ()  # that the server runs: names, or module:object
+    tool_servers: tuple[str, ...] = ()  # of MCP: URLs and files; "demo" is calculator, echo, time
+    mcp_tool_server: bool = False  # the tools are offered to MCP clients at /mcp
+    allowed_hosts: tuple[str, ...] = ()  # that tools may reach although they are not public
+    python_memory: int = 1 << 30  # bytes for the code of one conversation
+    python_timeout: float = 60.0  # seconds for one piece of code
+    browser_folder: str | None = None  # documents that the browser tool searches
+    browser_search_url: str | None = None  # search service that it asks
+    response_store: str | None = None  # None: the user's data folder; "memory", or a URL
+    response_max_age: float | None = 30 * 86400.0  # seconds after the last use; None: for ever
+    response_key: str | None = None  # seals reasoning that clients carry; None: a key file
 
     def __post_init__(self) -> None:
+        if self.response_max_age is not None and self.response_max_age <= 0:
+            raise ConfigError("--response-expiry must be more than 0 days, or never.")
         if self.prompt_date not in ("today", "none"):
             try:
                 datetime.date.fromisoformat(self.prompt_date)

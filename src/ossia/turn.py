@@ -29,6 +29,7 @@ class ToolDefinition:
     description: str = ""
     parameters: Mapping[str, Any] | None = None  # JSON schema of the arguments object
     strict: bool = False
+    path: str = ""  # of `parameters` in the request, for errors
 
 
 @dataclass(frozen=True, slots=True)

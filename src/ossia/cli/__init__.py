@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 
 from ossia import __version__
-from ossia.cli import bench, chat, convert, doctor, generate, serve
+from ossia.cli import bench, chat, convert, doctor, generate, mcp, serve
 from ossia.cli.parser import USAGE_ERROR, Parser
 from ossia.errors import ConfigError, OssiaError
 
 DEBUG_VARIABLE = "OSSIA_DEBUG"
-_COMMANDS = (serve, chat, generate, bench, convert, doctor)
+_COMMANDS = (serve, chat, generate, bench, convert, doctor, mcp)
 _INTERRUPTED = 130  # as shells report a command that SIGINT ended
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from ossia.cli.options import add_engine_options, add_model, engine_config
+from ossia.cli.store_options import add_store_options, store_settings
+from ossia.cli.tool_options import add_tool_options, tool_settings
 from ossia.cli.values import choice, not_empty, whole_number
 from ossia.config import ServerConfig
 
@@ -76,6 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hold answers to the harmony format, the declared tools and response_format; off "
         "refuses what needs it (default: on)",
     )
+    add_tool_options(parser)
+    add_store_options(parser)
     levels = ("debug", "info", "warning", "error")
     group.add_argument(
         "--log-level",
@@ -117,6 +121,8 @@ def server_config(args: argparse.Namespace) -> ServerConfig:
         max_waiting=args.max_waiting,
         prompt_date=args.prompt_date,
         turn_grammar=args.turn_grammar == "on",
+        **tool_settings(args),
+        **store_settings(args),
     )
 
 

@@ -6,10 +6,11 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 import ossia
 from ossia.server.access_log import AccessLog
-from ossia.server.auth import KeyCheck
+from ossia.server.auth import KeyCheck, KeyCheckedApp
 from ossia.server.body import RequestModel
 from ossia.server.chat import chat_router
 from ossia.server.completions import completions_router
@@ -17,8 +18,19 @@ from ossia.server.errors import install_error_handlers
 from ossia.server.metrics import CONTENT_TYPE
 from ossia.server.models import models_router
 from ossia.server.openapi import DOCS_PAGE, describe_with
+from ossia.server.responses.compact import compact_router
+from ossia.server.responses.conversations import conversations_router
+from ossia.server.responses.routes import responses_router
 from ossia.server.schema.chat import ChatRequest
 from ossia.server.schema.completions import CompletionRequest
+from ossia.server.schema.responses import (
+    CompactRequest,
+    ConversationItems,
+    ConversationRequest,
+    ConversationUpdate,
+    ResponsesRequest,
+    TurnOptions,
+)
 from ossia.server.schema.tokenization import DetokenizeRequest, TokenizeRequest
 from ossia.server.service import Service
 from ossia.server.tokenization import tokenization_router
@@ -28,6 +40,12 @@ _BODIES: list[type[RequestModel]] = [
     CompletionRequest,
     TokenizeRequest,
     DetokenizeRequest,
+    ResponsesRequest,
+    TurnOptions,
+    CompactRequest,
+    ConversationRequest,
+    ConversationUpdate,
+    ConversationItems,
 ]
 
 
@@ -44,10 +62,16 @@ def create_app(service: Service) -> FastAPI:
         completions_router(service),
         models_router(service),
         tokenization_router(service),
+        responses_router(service),
+        compact_router(service),
+        conversations_router(service),
         _metrics_router(service),
     ):
         app.include_router(router, dependencies=with_key)
     app.include_router(_open_router(service))
+    if service.mcp is not None:
+        endpoint = KeyCheckedApp(service.mcp, service.config.api_keys)
+        app.router.routes.append(Route("/mcp", endpoint=endpoint, include_in_schema=False))
     return app
 
 

@@ -7,8 +7,10 @@ import hmac
 from collections.abc import Sequence
 
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ossia.errors import Unauthorized
+from ossia.server.errors import error_response
 
 
 class KeyCheck:
@@ -36,6 +38,23 @@ class KeyCheck:
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         if not any(matches):
             raise Unauthorized("The API key is wrong.")
+
+
+class KeyCheckedApp:
+    """An ASGI application behind the keys, for what is no FastAPI route."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._check = KeyCheck(keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        try:
+            await self._check(Request(scope))
+        except Unauthorized as error:
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 def _digest(key: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ossia.errors import InvalidRequest
+from ossia.harmony.grammar import CHAT_PATHS, FieldPaths
 from ossia.server.chat_tools import check_name
 from ossia.server.schema.output import JsonSchemaFormat, ResponseFormat
 from ossia.turn import OutputFormat
@@ -11,8 +12,10 @@ MAX_GRAMMAR = 64 * 1024  # characters of a regex or grammar
 MAX_CHOICES = 1024
 
 
-def output_format(given: ResponseFormat | None) -> OutputFormat | None:
-    """What the answer must be; None is free text.
+def output_format(
+    given: ResponseFormat | None, paths: FieldPaths = CHAT_PATHS
+) -> OutputFormat | None:
+    """What the answer must be; None is free text. `paths` names the fields in errors.
 
     Raises:
         InvalidRequest: a part of the format is missing or cannot be read.
@@ -23,21 +26,21 @@ def output_format(given: ResponseFormat | None) -> OutputFormat | None:
         case "json_object":
             return OutputFormat("json_object")
         case "json_schema":
-            return _json_schema(given.json_schema)
+            return _json_schema(given.json_schema, paths)
         case "regex":
-            return OutputFormat("regex", pattern=_text(given.pattern, "pattern", "regex"))
+            return OutputFormat("regex", pattern=_text(given.pattern, paths.pattern, "regex"))
         case "choice":
-            return OutputFormat("choice", choices=_choices(given.choices))
+            return OutputFormat("choice", choices=_choices(given.choices, paths.choices))
         case "grammar":
-            return OutputFormat("lark", pattern=_grammar(given))
+            return OutputFormat("lark", pattern=_grammar(given, paths.grammar))
 
 
-def _json_schema(given: JsonSchemaFormat | None) -> OutputFormat:
-    path = "response_format.json_schema"
+def _json_schema(given: JsonSchemaFormat | None, paths: FieldPaths) -> OutputFormat:
+    path = paths.output_schema.removesuffix(".schema")
     if given is None:
         raise _missing(path, "json_schema")
     if given.schema_ is None:
-        raise _missing(f"{path}.schema", "json_schema")
+        raise _missing(paths.output_schema, "json_schema")
     if given.name:
         check_name(given.name, f"{path}.name")
     return OutputFormat(
@@ -49,8 +52,7 @@ def _json_schema(given: JsonSchemaFormat | None) -> OutputFormat:
     )
 
 
-def _choices(given: list[str] | None) -> tuple[str, ...]:
-    path = "response_format.choices"
+def _choices(given: list[str] | None, path: str) -> tuple[str, ...]:
     if not given:
         raise _missing(path, "choice")
     if len(given) > MAX_CHOICES:
@@ -62,8 +64,8 @@ def _choices(given: list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def _grammar(given: ResponseFormat) -> str:
-    grammar = _text(given.grammar, "grammar", "grammar")
+def _grammar(given: ResponseFormat, path: str) -> str:
+    grammar = _text(given.grammar, path, "grammar")
     if given.syntax != "ebnf":
         return grammar
     from llguidance.gbnf_to_lark import gbnf_to_lark
@@ -72,13 +74,10 @@ def _grammar(given: ResponseFormat) -> str:
         return str(gbnf_to_lark(grammar)).removeprefix("%llguidance {}")
     except Exception as error:  # it raises what its parser stumbles on
         reason = " ".join(str(error).split())[:200].rstrip(".") or "it cannot be read"
-        raise InvalidRequest(
-            f"response_format.grammar is not valid EBNF: {reason}.", param="response_format.grammar"
-        ) from None
+        raise InvalidRequest(f"{path} is not valid EBNF: {reason}.", param=path) from None
 
 
-def _text(text: str | None, field: str, kind: str) -> str:
-    path = f"response_format.{field}"
+def _text(text: str | None, path: str, kind: str) -> str:
     if not text:
         raise _missing(path, kind)
     if len(text) > MAX_GRAMMAR:
@@ -88,7 +87,7 @@ def _text(text: str | None, field: str, kind: str) -> str:
 
 def _missing(path: str, kind: str) -> InvalidRequest:
     return InvalidRequest(
-        f"{path} is required in a response_format of type {kind}.",
+        f"{path} is required in a format of type {kind}.",
         param=path,
         code="missing_required_parameter",
     )

@@ -41,9 +41,14 @@ def chat_turn(
     return Turn(
         items=tuple(conversation_items(messages)),
         tools=tools,
-        effort=_EFFORT[options.reasoning_effort or "medium"],
+        effort=effort_of(options.reasoning_effort),
         date=date,
         tool_choice=choice,
         parallel_tool_calls=parallel,
         output=output_format(options.response_format),
     )
+
+
+def effort_of(wanted: str | None) -> ReasoningEffort:
+    """What gpt-oss calls an effort of OpenAI's API; medium is the default."""
+    return _EFFORT[wanted or "medium"]

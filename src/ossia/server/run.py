@@ -113,12 +113,21 @@ class _Server:
                 )
             )
             # In a thread, because it imports much: the engine process starts meanwhile.
-            service, http = await asyncio.to_thread(_http_side, self._engine_config, self._config)
+            try:
+                service, http = await asyncio.to_thread(
+                    _http_side, self._engine_config, self._config
+                )
+            except BaseException:
+                client = await _result_or_cancel(starting)
+                if client is not None:
+                    await client.close()
+                raise
             serving = asyncio.create_task(http.serve(sockets=[self._listener]))
             try:
+                await service.start()
                 await self._serve(service, starting, serving)
             finally:
-                await self._shut_down(starting, serving, http)
+                await self._shut_down(starting, serving, http, service)
 
     async def _serve(
         self,
@@ -137,7 +146,11 @@ class _Server:
             serving.result()
 
     async def _shut_down(
-        self, starting: asyncio.Task[EngineClient], serving: asyncio.Task[None], http: Any
+        self,
+        starting: asyncio.Task[EngineClient],
+        serving: asyncio.Task[None],
+        http: Any,
+        service: Service,
     ) -> None:
         http.should_exit = True  # lets requests that run come to their end
         client = await _result_or_cancel(starting)
@@ -148,6 +161,7 @@ class _Server:
                 f"{self._config.shutdown_grace:g} s to end. Ctrl-C again stops at once."
             )
         await _first(serving, stop_now, timeout=self._config.shutdown_grace)
+        await service.close()
         if client is not None:
             await client.close()
         if not serving.done():

@@ -12,7 +12,13 @@ from ossia.errors import EngineUnavailable, ModelNotFound, Overloaded
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.server.grammar_threads import GrammarThreads
 from ossia.server.metrics import Metrics
+from ossia.server.responses.live import LiveResponses
+from ossia.server.responses.reasoning_seal import ReasoningSeal
+from ossia.server.server_tools import server_tools
+from ossia.server.storage import Storage
 from ossia.server.turn_memory import TurnMemory
+from ossia.store.store import Store
+from ossia.tools.mcp.app import McpApp, mcp_app
 
 
 class Service:
@@ -23,9 +29,17 @@ class Service:
         model_names: what requests may call the model; the first one is its name in answers.
         grammars: makes the constraints of turns; None if the turn grammar is off.
         memory: turns that were generated here.
+        live: responses that run.
+        tools: what the server can run itself.
+        mcp: offers the tools to MCP clients; None if that is off.
     """
 
     def __init__(self, engine: EngineConfig, config: ServerConfig, tokenizer: Tokenizer) -> None:
+        """Reads the configuration of the tools; nothing is opened before `start`.
+
+        Raises:
+            ConfigError: a tool that cannot be had as configured.
+        """
         self.config = config
         self.tokenizer = tokenizer
         self.client: EngineClient | None = None
@@ -40,6 +54,53 @@ class Service:
         self.grammars: GrammarThreads | None = None
         if config.turn_grammar:
             self.grammars = GrammarThreads(tokenizer, self.metrics.grammar_refusals.inc)
+        self.live = LiveResponses()
+        self.tools = server_tools(config)
+        self.mcp: McpApp | None = None
+        if config.mcp_tool_server:
+            self.mcp = mcp_app(self.tools.own, allowed_hosts=[config.host, *config.allowed_hosts])
+        self._storage: Storage | None = None
+
+    async def start(self) -> None:
+        """Open the store of responses and connect to tool servers.
+
+        Raises:
+            StartupError: the store cannot be had as configured.
+        """
+        self._storage = await Storage.open(self.config)
+        await self.tools.start()
+
+    async def close(self) -> None:
+        """End what runs, and give back everything that `start` took."""
+        await self.live.close()
+        if self.mcp is not None:
+            await self.mcp.stop()
+        await self.tools.close()
+        if self._storage is not None:
+            await self._storage.close()
+
+    @property
+    def store(self) -> Store:
+        """Responses and conversations.
+
+        Raises:
+            EngineUnavailable: it is still being opened.
+        """
+        return self._opened().store
+
+    @property
+    def seal(self) -> ReasoningSeal:
+        """Seals reasoning that clients carry.
+
+        Raises:
+            EngineUnavailable: its key is still being read.
+        """
+        return self._opened().seal
+
+    def _opened(self) -> Storage:
+        if self._storage is None:
+            raise EngineUnavailable("The server is still starting; please retry in a moment.")
+        return self._storage
 
     @property
     def engine(self) -> EngineClient:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,6 +29,11 @@ T = TypeVar("T")
 def event(data: object) -> bytes:
     """One event with `data` as JSON."""
     return b"data: " + _encode(data) + b"\n\n"
+
+
+def named_event(data: Mapping[str, Any]) -> bytes:
+    """One event with `data` as JSON, under the name of its `type`."""
+    return b"event: " + str(data["type"]).encode() + b"\n" + event(data)
 
 
 class EventStream(Response):

@@ -206,6 +206,8 @@ def _after_item(key: ConversationKey, item: Item) -> ConversationKey:
             return _digest(key, type(item).__name__, text)
         case ToolResult(name=name, output=output):
             return _digest(key, "result", name, output)
+        case GeneratedTokens(token_ids):
+            return _digest(key, "tokens", array("I", token_ids).tobytes())
         case _:
             return _digest(key, repr(item))
 

@@ -15,6 +15,15 @@ class Usage:
     completion_tokens: int
     reasoning_tokens: int  # of the completion
 
+    def __add__(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
     def body(self) -> dict[str, Any]:
         """OpenAI's `usage` object."""
         return {

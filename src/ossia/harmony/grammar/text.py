@@ -75,7 +75,9 @@ def turn_parts(turn: Turn, paths: FieldPaths) -> list[Part]:
         InvalidRequest: as `turn_grammar`.
     """
     parts = [
-        arguments_part(f"arguments_{index}", turn.tools[index], paths.tool(index))
+        arguments_part(
+            f"arguments_{index}", turn.tools[index], turn.tools[index].path or paths.tool(index)
+        )
         for index in _callable(turn, paths)
     ]
     for number, builtin in enumerate(turn.builtins):
