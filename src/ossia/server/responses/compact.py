@@ -1,7 +1,7 @@
 """POST /v1/responses/compact: a long conversation made short, by the model itself.
 
-What the user and the developer said stays; everything else becomes one item that holds the model's
-summary of it, sealed like reasoning.
+All of it becomes one item, sealed like reasoning, that holds what the developer said, word for
+word, and the model's summary of everything else.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from ossia.server.service import Service
 from ossia.server.sse import nobody_left, unless_client_leaves
 from ossia.server.tool_loop import LoopLimits, ToolLoop
 from ossia.server.toolset import Toolset
-from ossia.turn import ToolChoice, UserMessage
+from ossia.turn import Instructions, ToolChoice, UserMessage
 
 MAX_SUMMARY_TOKENS = 2_048  # reasoning included
+SUMMARY_HEAD = "Summary of the conversation so far:\n\n"
 _TASK = (
     "Summarize our conversation so far for whoever continues it: what was asked for, what was "
     "found out and decided, names, numbers and file names that matter, and what is left to do."
@@ -92,16 +93,13 @@ async def _compacted(service: Service, body: CompactRequest, request: Request) -
         await running.aclose()
         await loop.stop()
         note_usage(request, loop.usage)
-    stored = [] if body.previous_response_id is None else await _earlier_inputs(service, body)
-    kept = [
-        item
-        for item in [*stored, *prepared.input_items]
-        if item["type"] == "message" and item.get("role") != "assistant"
-    ]
-    summary = {
+    said = (*prepared.history.items, *prepared.new_items)
+    kept = [item for item in said if isinstance(item, Instructions)]
+    summary = UserMessage(SUMMARY_HEAD + "".join(texts))
+    item = {
         "id": new_id("cmp"),
         "type": "compaction",
-        "encrypted_content": service.seal.seal("".join(texts), "summary"),
+        "encrypted_content": service.seal.seal_items([*kept, summary]),
     }
     return Response(
         msgspec.json.encode(
@@ -109,15 +107,9 @@ async def _compacted(service: Service, body: CompactRequest, request: Request) -
                 "id": new_id("resp"),
                 "object": "response.compaction",
                 "created_at": int(time.time()),
-                "output": [*kept, summary],
+                "output": [item],
                 "usage": usage_body(loop.usage),
             }
         ),
         media_type="application/json",
     )
-
-
-async def _earlier_inputs(service: Service, body: CompactRequest) -> list[dict[str, object]]:
-    assert body.previous_response_id is not None
-    chain = await service.store.chain(body.previous_response_id)
-    return [item for response in chain for item in response.input_items]

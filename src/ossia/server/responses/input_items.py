@@ -33,7 +33,6 @@ _SKIPPED = (  # what tells the client of tools, and nothing to the model
     *("additional_tools", "compaction_trigger"),
 )
 _NO_OUTPUT = "(The output of this call was not kept.)"
-SUMMARY_HEAD = "Summary of the conversation so far:\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +108,8 @@ class _Reader:
             case "web_search_call":
                 self._search(item)
             case "compaction":
-                text = self._seal.open(_required(item, "encrypted_content", path), "summary", path)
-                self._add(UserMessage(SUMMARY_HEAD + text))
+                sealed = _required(item, "encrypted_content", path)
+                self.result.items += self._seal.open_items(sealed, path)
             case str() if kind in _SKIPPED:
                 if kind == "mcp_list_tools":
                     self.result.listed.add(str(item.get("server_label")))
@@ -129,7 +128,7 @@ class _Reader:
         texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
         sealed = item.get("encrypted_content")
         if not texts and isinstance(sealed, str):
-            texts = [self._seal.open(sealed, "reasoning", path)]
+            texts = [self._seal.open_text(sealed, path)]
         text = "\n\n".join(texts)
         last = self.result.items[-1] if self.result.items else None
         if isinstance(last, Reasoning):  # one thought, in two items

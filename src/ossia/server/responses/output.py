@@ -243,7 +243,7 @@ class OutputWriter:
         if self._shown.reasoning:
             item["content"] = [{"type": "reasoning_text", "text": whole}]
         if self._shown.encrypted:
-            item["encrypted_content"] = self._seal.seal(whole, "reasoning")
+            item["encrypted_content"] = self._seal.seal_text(whole)
         return item
 
     def _message_item(self, text: _Text, status: str, notes: list[JsonObject]) -> JsonObject:
