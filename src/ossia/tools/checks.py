@@ -14,9 +14,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 def fault_of(tool: Tool) -> str | None:
     """What is wrong with the tool, as the end of a sentence that begins with it; or None."""
     # Strangers' classes: whatever an attribute should be, it may be absent or something else.
-    name: object = getattr(tool, "name", "")
-    if not isinstance(name, str) or fault_of_name(name):
-        return fault_of_name(str(name))
+    name: object = getattr(tool, "name", None)
+    if not isinstance(name, str):
+        return "has no name"
+    if fault := fault_of_name(name):
+        return fault
     description: object = tool.description
     if not isinstance(description, str):
         return "has a description that is not a text"
