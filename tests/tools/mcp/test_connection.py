@@ -115,8 +115,8 @@ def test_a_cancelled_call_is_cancelled_there_and_disturbs_no_other(
         connection = await McpConnection.open(spec, RULES)
         tools = by_name(connection.tools)
         others = [
-            asyncio.create_task(tools["wait"].call({"name": f"other{n}", "seconds": 1}, CONTEXT))
-            for n in range(5)
+            asyncio.create_task(tools["wait_for_file"].call({"name": "go"}, CONTEXT))
+            for _ in range(5)
         ]
         call = asyncio.create_task(tools["wait"].call({"name": "one", "seconds": 60}, CONTEXT))
         await wait_until((folder / "one.started").exists)
@@ -124,8 +124,27 @@ def test_a_cancelled_call_is_cancelled_there_and_disturbs_no_other(
         with pytest.raises(asyncio.CancelledError):
             await call
         await wait_until((folder / "one.cancelled").exists)
-        assert [output.text for output in await asyncio.gather(*others)] == ["waited"] * 5
+        (folder / "go").touch()
+        assert [output.text for output in await asyncio.gather(*others)] == ["found"] * 5
         await connection.close()
+
+    asyncio.run(run())
+
+
+def test_closing_leaves_nothing_behind(third_party: ThirdParty) -> None:
+    async def run() -> None:
+        for n in range(3):
+            connection = await McpConnection.open(third_party.spec, RULES)
+            call = asyncio.create_task(
+                by_name(connection.tools)["wait"].call({"name": f"left{n}", "seconds": 60}, CONTEXT)
+            )
+            await wait_until((third_party.folder / f"left{n}.started").exists)
+            await connection.close()
+            with pytest.raises(ToolError, match="ended the connection"):
+                await call
+            with pytest.raises(McpUnavailable, match="was closed"):
+                await connection.list_tools()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(run())
 

@@ -190,33 +190,19 @@ INITIALIZE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 200),
-        ({"host": "localhost:1234"}, 200),
-        ({"host": "192.168.1.7:8000"}, 200),
-        ({"host": "[::1]:8000"}, 200),
-        ({"host": "models.example.org"}, 200),
-        ({"host": "evil.example.com"}, 421),
-        ({"host": "localhost.evil.example.com"}, 421),
-        ({"host": ""}, 421),
-        ({"origin": "http://localhost:6274"}, 200),
-        ({"origin": "https://models.example.org"}, 200),
-        ({"origin": "https://evil.example.com"}, 403),
-        ({"origin": "http://192.0.2.9"}, 403),
-        ({"origin": "null"}, 403),
-        ({"host": "192.168.1.7:8000", "origin": "http://192.168.1.7:8000"}, 200),
-    ],
-)
-def test_pages_of_strangers_cannot_speak_to_the_server(
-    headers: dict[str, str], status: int
-) -> None:
+def test_pages_of_strangers_cannot_speak_to_the_server() -> None:
     async def use(url: str, _: Sleeper) -> None:
         accept = {"accept": "application/json, text/event-stream"}
         async with httpx.AsyncClient(trust_env=False) as client:
-            response = await client.post(url, json=INITIALIZE, headers={**accept, **headers})
-        assert response.status_code == status
+            for headers, status in (
+                ({}, 200),
+                ({"host": "models.example.org"}, 200),
+                ({"host": "evil.example.com"}, 421),
+                ({"origin": "http://localhost:6274"}, 200),
+                ({"origin": "https://evil.example.com"}, 403),
+            ):
+                response = await client.post(url, json=INITIALIZE, headers={**accept, **headers})
+                assert response.status_code == status, headers
 
     with_server(use, allowed_hosts=["models.example.org"])
 

@@ -54,6 +54,14 @@ async def wait(name: str, seconds: float) -> str:
     return await _wait(name, seconds)
 
 
+@server.tool()
+async def wait_for_file(name: str) -> str:
+    """Wait until there is a file of this name."""
+    while not (FOLDER / name).exists():
+        await asyncio.sleep(0.02)
+    return "found"
+
+
 @server.tool(annotations=ToolAnnotations(idempotentHint=True))
 async def wait_first_time(name: str) -> str:
     """Wait for long, but only in the first process that is asked to."""

@@ -69,12 +69,17 @@ class McpApp:
         return await asyncio.shield(self._manager)
 
     async def _own(self, started: asyncio.Future[Any]) -> None:
-        # In a thread, because importing the SDK takes most of a second.
-        sessions = await asyncio.to_thread(importlib.import_module, "ossia.tools.mcp.sessions")
-        manager = sessions.session_manager(self._tools, MAX_SESSIONS, IDLE_SECONDS)
-        async with manager.run():
-            started.set_result(manager)
-            await self._stop.wait()
+        try:
+            # In a thread, because importing the SDK takes most of a second.
+            sessions = await asyncio.to_thread(importlib.import_module, "ossia.tools.mcp.sessions")
+            manager = sessions.session_manager(self._tools, MAX_SESSIONS, IDLE_SECONDS)
+            async with manager.run():
+                started.set_result(manager)
+                await self._stop.wait()
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)  # for every request that waits, or comes
 
 
 async def _refuse(send: _Send, status: int, sentence: str) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ossia.tools.addresses import AddressRules
+from ossia.tools.checks import fault_of
 from ossia.tools.mcp.channel import Channel
 from ossia.tools.mcp.remote import RemoteTool
 from ossia.tools.mcp.spec import McpServerSpec
 from ossia.tools.tool import CallContext, Tool, ToolOutput
+
+logger = logging.getLogger(__name__)
 
 _MAX_NAME = 128
 
@@ -30,7 +34,7 @@ class McpTool(Tool):
         self.remote_name = remote.name
         self.name = re.sub(r"[^A-Za-z0-9_.-]", "_", remote.name)[:_MAX_NAME] or "_"
         self.description = remote.description
-        self.parameters = remote.parameters
+        self.parameters = {"type": "object", **remote.parameters}
         self.timeout = spec.timeout
         self.server_label = spec.label
         self.needs_approval = spec.asks_approval(remote.name)
@@ -47,6 +51,8 @@ class McpConnection:
         self.spec = spec
         self._channel = channel
         self._own: Channel | None = None  # the same, if nobody else uses it
+        self._listed: Sequence[RemoteTool] = ()
+        self._tools: list[Tool] = []  # made of them
 
     @classmethod
     async def open(cls, spec: McpServerSpec, rules: AddressRules) -> McpConnection:
@@ -69,11 +75,12 @@ class McpConnection:
     @property
     def tools(self) -> list[Tool]:
         """The tools that may be used, as the server listed them last."""
-        return [
-            McpTool(remote, self.spec, self._channel)
-            for remote in self._channel.tools
-            if self.spec.allows(remote.name)
-        ]
+        if self._listed is not self._channel.tools:
+            self._listed = self._channel.tools
+            allowed = (remote for remote in self._listed if self.spec.allows(remote.name))
+            made = [McpTool(remote, self.spec, self._channel) for remote in allowed]
+            self._tools = [tool for tool in made if _is_fit(tool)]
+        return list(self._tools)
 
     async def list_tools(self) -> list[Tool]:
         """The tools that may be used, from a server that is there.
@@ -89,3 +96,16 @@ class McpConnection:
         """Say goodbye to the server, unless others use the connection as well."""
         if self._own is not None:
             await self._own.close()
+
+
+def _is_fit(tool: McpTool) -> bool:
+    """Whether it can be offered to a model; another server's mistakes are not ours to stop for."""
+    fault = fault_of(tool)
+    if fault is not None:
+        logger.warning(
+            "The tool %r of the MCP server %r is left out: it %s.",
+            tool.remote_name,
+            tool.server_label,
+            fault,
+        )
+    return fault is None

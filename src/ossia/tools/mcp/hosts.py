@@ -19,8 +19,12 @@ class HostCheck:
     """Knows the names that this server is called by."""
 
     def __init__(self, names: Collection[str] = ()) -> None:
-        """`names`: hosts without ports, besides localhost and addresses; `*` allows all."""
-        self._names = {_name(f"//{name}") for name in names} | set(_LOCAL)
+        """`names`: besides localhost and addresses; `*.example.org` for all below, `*` for all."""
+        known = {_name(f"//{name.removeprefix('*')}") for name in names if name != "*"} | set(
+            _LOCAL
+        )
+        self._names = frozenset(name for name in known if name)
+        self._endings = tuple(name for name in self._names if name.startswith("."))
         self._all = "*" in names
 
     def refusal(self, host: str | None, origin: str | None) -> tuple[int, str] | None:
@@ -28,29 +32,33 @@ class HostCheck:
         if self._all:
             return None
         name = _name(f"//{host or ''}")
-        if name not in self._names and not _is_address(name):
+        if not self._knows(name) and not _is_address(name):
             return 421, (
-                f"This server is not called {name!r}; its operator can start it with "
-                "--mcp-allowed-host to allow the name."
+                f"This server does not know that it is called {name!r}; its operator can start it "
+                f"with --allowed-host {name}."
             )
-        if origin is None or _is_same(origin, host or "") or _name(origin) in self._names:
+        if origin is None or self._knows(_name(origin)) or _is_same(origin, host or ""):
             return None
         return 403, (
-            f"Pages from {origin!r} may not use this server; its operator can start it with "
-            "--mcp-allowed-host to allow them."
+            f"Pages of {origin!r} may not use this server; its operator can start it with "
+            f"--allowed-host {_name(origin)}."
         )
 
+    def _knows(self, name: str) -> bool:
+        return name in self._names or bool(self._endings and name.endswith(self._endings))
 
-def _name(url: str) -> str | None:
+
+def _name(url: str) -> str:
+    """The host of a URL, or nothing where there is none."""
     try:
-        return urlsplit(url).hostname
+        return urlsplit(url).hostname or ""
     except ValueError:
-        return None
+        return ""
 
 
-def _is_address(name: str | None) -> bool:
+def _is_address(name: str) -> bool:
     try:
-        ipaddress.ip_address(name or "")
+        ipaddress.ip_address(name)
     except ValueError:
         return False
     return True
@@ -58,4 +66,5 @@ def _is_address(name: str | None) -> bool:
 
 def _is_same(origin: str, host: str) -> bool:
     """Whether a page comes from this server itself."""
-    return urlsplit(origin).netloc.lower() == host.lower() != ""
+    _, _, origin_host = origin.partition("://")
+    return origin_host.lower() == host.lower() != ""
