@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ossia.errors import ConfigError
 from ossia.tools.echo import Echo
 from ossia.tools.options import ToolOptions
 from ossia.tools.registry import ToolRegistry, load_tools
+from ossia.tools.runner import run_call
 from ossia.tools.tool import CallContext, Tool, ToolOutput
 
 OPTIONS = ToolOptions()
@@ -157,6 +159,14 @@ def test_two_tools_of_one_name_are_refused(folder: Path) -> None:
 def test_tools_that_are_not_fit_are_refused(tool: Tool, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         ToolRegistry().add([tool])
+
+
+def test_parameters_may_be_read_only() -> None:
+    inner = MappingProxyType({"a": MappingProxyType({"type": "string"})})
+    tool = Plain(parameters=MappingProxyType({"type": "object", "properties": inner}))
+    ToolRegistry().add([tool])
+    output = asyncio.run(run_call(tool, '{"a": 1}', CallContext("c")))
+    assert output.text == "The argument \"a\" is wrong: 1 is not of type 'string'."
 
 
 def test_tools_are_added_all_or_not_at_all() -> None:

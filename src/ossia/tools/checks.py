@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from ossia.tools.tool import Tool
 
@@ -38,13 +40,28 @@ def fault_of_name(name: str) -> str | None:
     )
 
 
+def plain_json(value: object) -> Any:
+    """The same in dicts and lists; tools may use mappings of any kind.
+
+    Raises:
+        TypeError, ValueError, RecursionError: it is not JSON.
+    """
+    return json.loads(json.dumps(value, allow_nan=False, default=_as_dict))
+
+
+def _as_dict(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is no type of JSON")
+
+
 def _fault_of_schema(schema: object) -> str | None:
     # Slow to import; a server without tools does not need it.
     from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
     from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]
 
     try:
-        plain = json.loads(json.dumps(schema, allow_nan=False))
+        plain = plain_json(schema)
     except (TypeError, ValueError, RecursionError) as error:
         return f"has parameters that are not JSON: {error}"
     if not isinstance(plain, dict) or plain.get("type") != "object":

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ossia.tools.checks import plain_json
 from ossia.tools.tool import CallContext, Tool, ToolError, ToolOutput
 
 MAX_OUTPUT = 100_000  # characters that the model is told
@@ -92,7 +93,7 @@ def _fault(tool: Tool, arguments: Mapping[str, Any]) -> str | None:
     from referencing.exceptions import Unresolvable
 
     # With a registry of its own, so that no "$ref" of somebody's schema is fetched from the net.
-    validator = jsonschema.Draft202012Validator(tool.parameters, registry=Registry())
+    validator = jsonschema.Draft202012Validator(plain_json(tool.parameters), registry=Registry())
     try:
         error = jsonschema.exceptions.best_match(validator.iter_errors(arguments))
     except (Unresolvable, RecursionError):
