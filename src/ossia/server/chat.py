@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from ossia.answer.assembler import TurnAssembler
 from ossia.engine.messages import Constraint
-from ossia.errors import RequestError
+from ossia.errors import InvalidRequest, RequestError
 from ossia.harmony.grammar import CHAT_PATHS, FieldPaths
 from ossia.harmony.prompt import render_prompt
 from ossia.server.access_log import request_id
 from ossia.server.body import read_body
 from ossia.server.chat_answer import ChatAnswer
+from ossia.server.chat_loop import LoopGeneration, asks_for_server_tools, chat_tools
 from ossia.server.chat_refusals import refuse_unsupported, refuse_without_grammar
 from ossia.server.chat_tools import is_legacy
 from ossia.server.chat_turn import chat_turn
@@ -24,6 +25,7 @@ from ossia.server.openapi import takes
 from ossia.server.schema.chat import ChatRequest
 from ossia.server.service import Service
 from ossia.server.sse import EventStream, nobody_left, unless_client_leaves
+from ossia.server.tool_loop import LoopLimits, ToolLoop
 from ossia.server.turn_memory import ConversationKey
 from ossia.turn import Turn
 
@@ -56,9 +58,11 @@ def chat_router(service: Service) -> APIRouter:
 
 async def _start(
     service: Service, body: ChatRequest, identifier: str
-) -> tuple[Generation, ConversationKey]:
+) -> tuple[Generation | LoopGeneration, ConversationKey]:
     """Put the request into the engine, or refuse it."""
     refuse_unsupported(body)
+    if asks_for_server_tools(body):
+        return await _start_loop(service, body, identifier)
     n, stop = body.choices(), body.stop_strings()
     wanted = body.max_completion_tokens
     params = body.sampling(
@@ -81,6 +85,48 @@ async def _start(
             raise _of_completion_tokens(error) from None
         raise
     return generation, recalled.key
+
+
+async def _start_loop(
+    service: Service, body: ChatRequest, identifier: str
+) -> tuple[LoopGeneration, ConversationKey]:
+    """The same for a request with tools that the server runs."""
+    for name, given in (
+        ("n", body.choices() > 1),
+        ("stop", body.stop),
+        ("logprobs", body.logprobs),
+        ("functions", body.functions),
+        ("ignore_eos", body.ignore_eos),
+    ):
+        if given:
+            raise InvalidRequest(
+                f"{name} cannot be combined with tools that the server runs; leave one out.",
+                param=name,
+            )
+    tools = await chat_tools(body, service.tools)
+    plain = body.model_copy(update={"tools": None, "tool_choice": None})
+    turn = dataclasses.replace(
+        chat_turn(body.messages, plain, service.date()),
+        tools=tools.toolset.definitions,
+        builtins=tools.toolset.builtins,
+        tool_choice=tools.toolset.choice,
+    )
+    wanted = body.max_completion_tokens
+    loop = ToolLoop(
+        service,
+        identifier,
+        turn,
+        tools.toolset,
+        body.sampling(max_tokens=None, logprobs=None),
+        session=identifier,
+        limits=LoopLimits(
+            max_output_tokens=body.max_tokens if wanted is None else wanted,
+            max_reasoning_tokens=body.max_reasoning_tokens,
+        ),
+        paths=CHAT_PATHS,
+    )
+    await loop.start()
+    return LoopGeneration(loop, tools.toolset), b""
 
 
 def _of_completion_tokens(error: RequestError) -> RequestError:

@@ -22,6 +22,7 @@ from ossia.answer.assembler import (
 )
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.server.access_log import note_usage, request_id
+from ossia.server.chat_loop import LoopChoice, LoopGeneration
 from ossia.server.chat_tools import is_legacy
 from ossia.server.generation import Choice, Generation
 from ossia.server.logprobs import chat_logprobs
@@ -94,30 +95,33 @@ class ChatAnswer:
             "model": model,
         }
 
-    async def whole(self, generation: Generation, answered: ConversationKey) -> Response:
+    async def whole(
+        self, generation: Generation | LoopGeneration, answered: ConversationKey
+    ) -> Response:
         """The answer when all of it is there; `answered` is the conversation it belongs to."""
         async for _ in self._deltas(generation, answered):
             pass
-        choices = [
+        choices: Sequence[Choice | LoopChoice] = generation.choices
+        bodies = [
             {
                 "index": choice.index,
                 "message": self._message(message),
                 "logprobs": self._logprobs(message.tokens, message.reasoning_tokens),
                 **self._finish(choice),
             }
-            for choice, message in zip(generation.choices, self._messages, strict=True)
+            for choice, message in zip(choices, self._messages, strict=True)
         ]
         note_usage(self._request, generation.usage)
         body = {
             **self._head,
             "object": "chat.completion",
-            "choices": choices,
+            "choices": bodies,
             "usage": generation.usage.body(),
         }
         return Response(msgspec.json.encode(body), media_type="application/json")
 
     async def stream(
-        self, generation: Generation, answered: ConversationKey
+        self, generation: Generation | LoopGeneration, answered: ConversationKey
     ) -> AsyncGenerator[bytes, None]:
         """Events of the answer as it is written."""
         head: dict[str, Any] = {**self._head, "object": "chat.completion.chunk"}
@@ -145,11 +149,11 @@ class ChatAnswer:
             note_usage(self._request, generation.usage)
 
     async def _deltas(
-        self, generation: Generation, answered: ConversationKey
-    ) -> AsyncGenerator[tuple[Choice, list[Delta]], None]:
+        self, generation: Generation | LoopGeneration, answered: ConversationKey
+    ) -> AsyncGenerator[tuple[Choice | LoopChoice, list[Delta]], None]:
         """What `generation` brings; each turn is folded, and remembered before its end is sent."""
         self._messages = [_Message() for _ in generation.choices]
-        running = generation.run()
+        running: AsyncGenerator[tuple[Choice | LoopChoice, list[Delta]], None] = generation.run()
         try:
             async for choice, deltas in running:
                 message, assembler = self._messages[choice.index], choice.assembler
@@ -205,7 +209,7 @@ class ChatAnswer:
             body["function_call"] = calls[0]["function"]
         return body
 
-    def _finish(self, choice: Choice) -> dict[str, Any]:
+    def _finish(self, choice: Choice | LoopChoice) -> dict[str, Any]:
         """Why the choice ended, null while it has not, and what there is to say about it."""
         reason: str | None = choice.assembler.finish_reason
         if reason == "tool_calls" and self._legacy:

@@ -25,10 +25,20 @@ class FunctionDefinition(RequestModel):
 
 
 class ToolSpec(RequestModel):
-    """A tool; type function is the only one."""
+    """A function of the client, or a tool that the server runs (mcp, web_search, ...)."""
 
     type: str
     function: FunctionDefinition | None = None
+    server_label: str | None = Field(None, description="Of type mcp: what to call the server.")
+    server_url: str | None = Field(
+        None, description="Of type mcp: where it is. Left out: a server that is configured here."
+    )
+    headers: dict[str, str] | None = Field(None, description="Of type mcp.")
+    authorization: str | None = Field(None, description="Of type mcp: its bearer token.")
+    allowed_tools: list[str] | dict[str, Any] | None = Field(None, description="Of type mcp.")
+    require_approval: str | dict[str, Any] | None = Field(
+        None, description="Of type mcp: must be never with a server_url, nobody could be asked."
+    )
 
 
 class NamedFunction(RequestModel):
