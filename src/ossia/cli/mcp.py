@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import os
+import signal
 import sys
+from typing import TYPE_CHECKING, Any
 
 from ossia.cli.values import not_empty
+
+if TYPE_CHECKING:
+    from ossia.tools.registry import ToolRegistry
 
 HELP = "offer tools to an MCP client over standard input and output"
 
@@ -25,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until the client closes our standard input.
+    """Serve until the client closes our standard input, or SIGINT or SIGTERM comes.
 
     Raises:
         ConfigError: a tool is unknown, or cannot be loaded.
@@ -39,13 +46,28 @@ def run(args: argparse.Namespace) -> int:
     )
     registry = load_tools(args.tool or [DEMO], ToolOptions())
 
-    async def serve() -> None:
-        from ossia.tools.mcp.stdio import serve_stdio
+    return asyncio.run(_serve(registry))
 
-        try:
-            await serve_stdio(tuple(registry.tools.values()))
-        finally:
-            await registry.close()
 
-    asyncio.run(serve())
+async def _serve(registry: ToolRegistry) -> int:
+    from ossia.tools.mcp.stdio import serve_stdio
+
+    stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # of loops on Windows
+            asyncio.get_running_loop().add_signal_handler(number, _stop, stopped, number)
+    serving = asyncio.create_task(serve_stdio(tuple(registry.tools.values())))
+    ends: list[asyncio.Future[Any]] = [serving, stopped]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    await registry.close()
+    if not serving.done():
+        # The thread that waits for our input cannot be interrupted, and Python waits for it.
+        sys.stderr.flush()
+        os._exit(128 + stopped.result())  # as shells report it
+    serving.result()
     return 0
+
+
+def _stop(stopped: asyncio.Future[int], number: int) -> None:
+    if not stopped.done():
+        stopped.set_result(number)
