@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ossia.errors import InvalidRequest
+from ossia.tools.checks import plain_json
 from ossia.tools.tool import Tool
 from ossia.turn import BuiltinTool, ToolChoice, ToolDefinition
 
@@ -98,11 +99,11 @@ def server_offer(
     label = label or tool.server_label
     definition: ToolDefinition | BuiltinTool
     if tool.builtin is not None:
-        schema = None if tool.builtin == "python" else tool.parameters
+        schema = None if tool.builtin == "python" else plain_json(tool.parameters)
         definition = BuiltinTool(tool.name, schema)
     else:
         name = f"{label}.{tool.name}" if tool.name in taken else tool.name
-        definition = ToolDefinition(name, tool.description, tool.parameters)
+        definition = ToolDefinition(name, tool.description, plain_json(tool.parameters))
     return Offer(
         definition,
         "server",

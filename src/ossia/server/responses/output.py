@@ -25,6 +25,7 @@ from ossia.server.responses.tools import ToolListing
 from ossia.server.tool_loop import CallDone, CallProgress, LoopEvent
 from ossia.server.toolset import Toolset
 from ossia.tools.browser.citations import citations
+from ossia.tools.checks import plain_json
 from ossia.tools.tool import ToolOutput
 
 JsonObject = dict[str, Any]
@@ -95,7 +96,7 @@ class OutputWriter:
                 {
                     "name": getattr(tool, "remote_name", tool.name),
                     "description": tool.description,
-                    "input_schema": dict(tool.parameters),
+                    "input_schema": plain_json(tool.parameters),
                     "annotations": None,
                 }
                 for tool in listing.tools

@@ -20,14 +20,9 @@ class Calculator(Tool):
 
     name = "calculator"
     description = (
-        "Evaluates an arithmetic expression, exactly where possible (fractions, integers of up to "
-        "10,000 digits) and otherwise to 16 digits. Operators: + - * / // (floor division) "
-        "% (remainder; without a right operand percent, as in 15% of 80) ^ or ** (power) "
-        "! (factorial). Constants: pi, e, tau. Functions: sqrt, cbrt, root(x, n), abs, floor, "
-        "ceil, round(x, digits), min, max, gcd, lcm, mod, ln, log(x) (natural), log(x, base), "
-        "log10, log2, exp, sin, cos, tan, asin, acos, atan, atan2(y, x), sinh, cosh, tanh (angles "
-        "in radians), degrees, radians, factorial, comb, perm, sum, mean, median. No variables, "
-        "no thousands separators."
+        "Evaluates an arithmetic expression, exactly where possible. It knows + - * / // % ^ !, "
+        "parentheses, pi, e, and functions such as sqrt, log(x, base), ln, sin, round(x, digits), "
+        "min, max, comb, sum and mean; no variables."
     )
     parameters: Mapping[str, Any] = {
         "type": "object",
