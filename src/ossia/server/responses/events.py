@@ -7,8 +7,8 @@
     reasoning  the same with reasoning_text, and reasoning_summary_* if there is a summary
     calls      in_progress, arguments.delta*, arguments.done, completed | failed
 
-Items are numbered as they are added, and several calls may be open at once. Events are objects of
-the openai package. Every stream ends with one of the last three events, also when it fails.
+Items are numbered as they are added, and several calls may be open at once. Events are checked as
+objects of the openai package. Every stream ends with one of the last three events, also when it fails.
 """
 
 from __future__ import annotations
@@ -166,8 +166,10 @@ class EventSequence:
             if kind != "output_item.done":
                 fields["item_id"] = known.id
         name = f"response.{kind}"
-        event = {"type": name, "output_index": output_index, **fields}
-        return as_json(_CLASSES[name](**self._numbered(event)))
+        event = self._numbered({"type": name, "output_index": output_index, **fields})
+        if kind.endswith(".delta"):
+            return event  # one a token: as an object it would cost several times as much
+        return as_json(_CLASSES[name](**event))
 
     def progress(self, output_index: int, text: str) -> JsonObject:
         """Partial output of the tool of a call that is open."""
