@@ -8,7 +8,7 @@
     calls      in_progress, arguments.delta*, arguments.done, completed | failed
 
 Items are numbered as they are added, and several calls may be open at once. Events are checked as
-objects of the openai package. Every stream ends with one of the last three events, also when it fails.
+objects of the openai package. Every stream ends with one of the last three, also when it fails.
 """
 
 from __future__ import annotations
