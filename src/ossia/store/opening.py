@@ -66,8 +66,8 @@ async def _create(connection: AsyncConnection, location: Location) -> None:
             f"version {version}, this one knows {tables.SCHEMA_VERSION}); update Ossia, or name "
             "another store."
         )
-    await connection.run_sync(tables.metadata.create_all)
-    if version is None:
+    if version is None:  # it is written in the same transaction as the tables are made
+        await connection.run_sync(tables.metadata.create_all)
         await connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))
 
 
