@@ -167,7 +167,7 @@ class _CustomCall(OpenCall):
     def _text(self) -> str:
         try:
             return str(msgspec.json.decode(self.arguments)[FREE_TEXT])
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (msgspec.DecodeError, RecursionError, KeyError, TypeError):
             return self.arguments
 
     def _item(self, status: str) -> JsonObject:
@@ -354,8 +354,8 @@ def mcp_error(sentence: str) -> JsonObject:
 def _planned_action(name: str, arguments: str) -> JsonObject:
     """What a call of the browser asks for, in the words of the API."""
     try:
-        given = msgspec.json.decode(arguments)
-    except msgspec.DecodeError:
+        given = msgspec.json.decode(arguments, type=dict)
+    except (msgspec.DecodeError, RecursionError):  # models write what they like
         given = {}
     if name == "browser.open":
         return {"type": "open_page", "url": str(given.get("id", ""))}

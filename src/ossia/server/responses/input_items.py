@@ -32,6 +32,9 @@ _SKIPPED = (  # what tells the client of tools, and nothing to the model
     *("mcp_list_tools", "tool_search_call", "tool_search_output", "configuration_update"),
     *("additional_tools", "compaction_trigger"),
 )
+# What gpt-oss cannot read, and agents send all the same: named in its place, so that their turn
+# goes on and the model can say what it did not see.
+_UNREADABLE = ("input_image", "input_file", "input_audio", "image", "image_url")
 _NO_OUTPUT = "(The output of this call was not kept.)"
 
 
@@ -248,6 +251,8 @@ def _part(part: Any, path: str) -> str:
         return _required(part, "text", path)
     if kind == "refusal":
         return _required(part, "refusal", path)
+    if kind in _UNREADABLE:
+        return f"({kind.removeprefix('input_')} left out: the model reads text only)"
     raise InvalidRequest(
         f"{path} is of type {str(kind)[:80]!r}; gpt-oss reads text only, send parts of type "
         "input_text.",
@@ -256,23 +261,14 @@ def _part(part: Any, path: str) -> str:
 
 
 def _output_text(output: Any, path: str) -> str:
-    """What a tool of the client answered. What is no text is named: the turn must go on."""
+    """What a tool of the client answered."""
     if output is None:
         raise _missing(path)
     if isinstance(output, Mapping):
         return msgspec.json.encode(output).decode()
     if not isinstance(output, Sequence):
         return str(output)
-    texts = []
-    for index, part in enumerate(output):
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind in ("input_image", "input_file", "image", "image_url", "input_audio"):
-            texts.append(
-                f"({str(kind).removeprefix('input_')} left out: the model reads text only)"
-            )
-        else:
-            texts.append(_part(part, f"{path}[{index}]"))
-    return "\n".join(texts)
+    return _text(output, path)
 
 
 def _mcp_output(item: JsonObject) -> str:

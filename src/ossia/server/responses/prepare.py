@@ -27,6 +27,7 @@ from ossia.turn import Instructions, Item, OutputFormat, ToolCall, Turn
 
 JsonObject = dict[str, Any]
 
+MAX_ID = 64  # characters of the client's own ids
 RESPONSES_PATHS = FieldPaths(
     tool_parameters="tools[{index}].parameters",
     output="text.format",
@@ -114,7 +115,7 @@ def wire_items(given: str | Sequence[JsonObject]) -> list[JsonObject]:
     items = []
     for item in given:
         kind = item.get("type") or "message"
-        complete = {"id": new_item_id(kind), "type": kind, **_without_null_id(item)}
+        complete = {"id": new_item_id(kind), "type": kind, **_without_odd_id(item)}
         if kind == "message":
             complete.setdefault("status", "completed")
             if isinstance(item.get("content"), str):
@@ -154,8 +155,11 @@ def text_format(given: TextFormat | None) -> OutputFormat | None:
     )
 
 
-def _without_null_id(item: Mapping[str, Any]) -> JsonObject:
-    return {key: value for key, value in item.items() if key != "id" or value}
+def _without_odd_id(item: Mapping[str, Any]) -> JsonObject:
+    given = item.get("id")
+    if isinstance(given, str) and 0 < len(given) <= MAX_ID:
+        return dict(item)
+    return {key: value for key, value in item.items() if key != "id"}
 
 
 def _conversation_id(request: TurnOptions) -> str | None:

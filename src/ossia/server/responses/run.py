@@ -175,7 +175,13 @@ class ResponseRun:
             self.log.close()
 
     async def _save_end(self, final: JsonObject, last: Event) -> None:
-        await self._service.store.finish(self._record(final))
+        if not await self._service.store.finish(self._record(final)):
+            # Another server ended it, for its client, or because it took us for dead.
+            stored = await self._service.store.get(self.id)
+            if stored is not None:
+                last["response"].update(stored.body)
+                last["type"] = TERMINAL[stored.status]
+            return
         if self.is_background:
             self._unsaved.append((last["sequence_number"], _encode(last)))
             await self._save_events()
