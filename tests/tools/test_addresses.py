@@ -84,7 +84,10 @@ Clients = Callable[..., Any]
 @pytest.fixture(params=[safe_client, safe_httpx2_client])
 def make_client(request: pytest.FixtureRequest) -> Clients:
     """Makes a client of httpx, and one of its fork."""
-    made: Clients = request.param
+
+    def made(rules: AddressRules, **options: Any) -> Any:
+        return request.param(rules, **{"timeout": 60, **options})  # the machine may be busy
+
     return made
 
 
@@ -311,6 +314,20 @@ def test_a_name_that_turns_inwards_later_is_refused_then(make_client: Clients) -
             with pytest.raises(ForbiddenAddress):
                 await client.get(url)
         assert len(asked) == 2
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("url", ["http://plain.example/", "https://me:word@plain.example/"])
+def test_a_client_refuses_what_is_no_plain_https_url_before_it_looks(
+    make_client: Clients, url: str
+) -> None:
+    async def run() -> None:
+        resolve, asked = resolving([PUBLIC])
+        async with make_client(AddressRules(), resolve=resolve) as client:
+            with pytest.raises(ForbiddenAddress):
+                await client.get(url)
+        assert asked == []
 
     asyncio.run(run())
 

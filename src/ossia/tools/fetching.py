@@ -55,7 +55,9 @@ async def fetch(
 
     try:
         async with asyncio.timeout(timeout):
-            return await _follow(client, url, max_bytes)
+            # The client's own limit of each step must not end it earlier.
+            request = client.build_request("GET", url, headers=_HEADERS, timeout=timeout)
+            return await _follow(client, request, max_bytes)
     except (TimeoutError, httpx.TimeoutException):
         raise FetchError(f"{_short(url)} did not answer within {timeout:g} s.") from None
     except httpx.DecodingError:
@@ -65,10 +67,9 @@ async def fetch(
         raise FetchError(f"{_short(url)} cannot be fetched: {why}.") from None
 
 
-async def _follow(client: httpx.AsyncClient, url: str, max_bytes: int) -> Page:
+async def _follow(client: httpx.AsyncClient, request: httpx.Request, max_bytes: int) -> Page:
     import httpx
 
-    request = client.build_request("GET", url, headers=_HEADERS)
     for _ in range(MAX_REDIRECTS + 1):
         response = await client.send(request, stream=True, follow_redirects=False)
         try:
