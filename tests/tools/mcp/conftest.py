@@ -83,11 +83,28 @@ class ThirdParty:
 
 @pytest.fixture(scope="session")
 def third_party(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThirdParty]:
-    """One that is shared by all tests that leave it as it is."""
+    """One that is shared by all tests that do not harm it."""
     server = ThirdParty("streamable-http", tmp_path_factory.mktemp("third"))
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def legacy_party(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThirdParty]:
+    """The same with the protocol up to 2025-11-25 only."""
+    server = ThirdParty("streamable-http", tmp_path_factory.mktemp("legacy"), "--legacy")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["modern", "legacy"])
+def either_party(
+    request: pytest.FixtureRequest, third_party: ThirdParty, legacy_party: ThirdParty
+) -> ThirdParty:
+    """Either of them."""
+    return third_party if request.param == "modern" else legacy_party
 
 
 @pytest.fixture

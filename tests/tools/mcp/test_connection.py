@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from ossia.tools.addresses import AddressRules, ForbiddenAddress
+from ossia.tools.mcp.channel import Channel
 from ossia.tools.mcp.connection import McpConnection
+from ossia.tools.mcp.remote import RemoteTool
 from ossia.tools.mcp.spec import McpServerSpec, McpUnavailable
 from ossia.tools.tool import CallContext, ToolError
 
@@ -87,6 +89,21 @@ def test_only_allowed_tools_are_offered_and_some_ask_first(third_party: ThirdPar
     assert asyncio.run(run()) == {"add": False, "pid": True}
 
 
+def test_tools_that_no_model_can_be_offered_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    spec = McpServerSpec("theirs", "streamable_http", url="https://example.org/mcp")
+    channel = Channel(spec, RULES)
+    channel.tools = (
+        RemoteTool("fine", "", {"properties": {}}, repeatable=False),
+        RemoteTool("broken", "", {"type": "object", "properties": 7}, repeatable=False),
+        RemoteTool("my tool/é", "", {"type": "object"}, repeatable=False),
+    )
+    connection = McpConnection(spec, channel)
+    assert [tool.name for tool in connection.tools] == ["fine", "my_tool__"]
+    assert connection.tools[0].parameters["type"] == "object"
+    assert len(caplog.records) == 1
+    assert "The tool 'broken' of the MCP server 'theirs' is left out" in caplog.text
+
+
 def test_a_hundred_calls_run_at_once(third_party: ThirdParty) -> None:
     async def run() -> list[str]:
         connection = await McpConnection.open(third_party.spec, RULES)
@@ -98,19 +115,21 @@ def test_a_hundred_calls_run_at_once(third_party: ThirdParty) -> None:
     assert asyncio.run(run()) == [str(n + 1) for n in range(100)]
 
 
-@pytest.mark.parametrize("where", ["http", "http-legacy", "sse", "stdio"])
 def test_a_cancelled_call_is_cancelled_there_and_disturbs_no_other(
-    where: str, third_party: ThirdParty, make_third_party: Callable[..., ThirdParty], tmp_path: Path
+    either_party: ThirdParty,
 ) -> None:
-    folder = tmp_path
-    if where == "stdio":
-        spec = stdio_spec(tmp_path)
-    elif where == "http":
-        spec, folder = third_party.spec, third_party.folder
-    else:
-        arguments = ("sse",) if where == "sse" else ("streamable-http", "--legacy")
-        spec = make_third_party(*arguments).spec
+    cancel_one_of_many(either_party.spec, either_party.folder)
 
+
+@pytest.mark.parametrize("transport", ["sse", "stdio"])
+def test_a_cancelled_call_disturbs_no_other_on_one_stream_for_all(
+    transport: str, make_third_party: Callable[..., ThirdParty], tmp_path: Path
+) -> None:
+    spec = stdio_spec(tmp_path) if transport == "stdio" else make_third_party("sse").spec
+    cancel_one_of_many(spec, tmp_path)
+
+
+def cancel_one_of_many(spec: McpServerSpec, folder: Path) -> None:
     async def run() -> None:
         connection = await McpConnection.open(spec, RULES)
         tools = by_name(connection.tools)
@@ -163,10 +182,9 @@ def test_a_tool_that_takes_too_long_is_cancelled_and_says_so(third_party: ThirdP
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("arguments", [(), ("--legacy",)], ids=["modern", "legacy"])
-def test_a_changed_list_of_tools_is_read_again(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_changed_list_of_tools_is_read_again(either_party: ThirdParty) -> None:
     async def run() -> None:
-        connection = await McpConnection.open(stdio_spec(tmp_path, *arguments), RULES)
+        connection = await McpConnection.open(either_party.spec, RULES)
         assert "new_tool" not in by_name(connection.tools)
         await by_name(connection.tools)["grow"].call({}, CONTEXT)
         await wait_until(lambda: "new_tool" in by_name(connection.tools))
@@ -176,9 +194,9 @@ def test_a_changed_list_of_tools_is_read_again(arguments: tuple[str, ...], tmp_p
     asyncio.run(run())
 
 
-def test_what_a_server_asks_of_its_client_is_declined(tmp_path: Path) -> None:
+def test_what_a_server_asks_of_its_client_is_declined(legacy_party: ThirdParty) -> None:
     async def run() -> str:
-        connection = await McpConnection.open(stdio_spec(tmp_path, "--legacy"), RULES)
+        connection = await McpConnection.open(legacy_party.spec, RULES)
         output = await by_name(connection.tools)["ask_back"].call({}, CONTEXT)
         await connection.close()
         return output.text

@@ -234,8 +234,7 @@ def test_the_command_ends_with_its_input_and_never_loads_torch() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "False\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_ends_by_a_signal_although_its_input_is_open(number: int) -> None:
+def test_the_command_ends_by_ctrl_c_although_its_input_is_open() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -245,8 +244,8 @@ def test_the_command_ends_by_a_signal_although_its_input_is_open(number: int) ->
         process.stdin.write(json.dumps(INITIALIZE).encode() + b"\n")
         process.stdin.flush()
         assert b"ossia" in process.stdout.readline()  # it serves
-        process.send_signal(number)
-        assert process.wait(60) == 128 + number
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
     finally:
         process.kill()
         process.communicate()

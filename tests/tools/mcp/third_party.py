@@ -16,8 +16,6 @@ from typing import Any
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context, Image
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.runner import serve_loop
-from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND, RequestParams, ToolAnnotations
 
@@ -133,16 +131,9 @@ async def unknown(ctx: Any, params: RequestParams) -> Any:
     raise MCPError(METHOD_NOT_FOUND, "Method not found")
 
 
-async def legacy_stdio() -> None:
-    async with stdio_server() as (read, write):
-        await serve_loop(server._lowlevel_server, read, write, lifespan_state={})
-
-
 if "--legacy" in sys.argv:
     server._lowlevel_server.add_request_handler("server/discover", RequestParams, unknown)
-if TRANSPORT == "stdio" and "--legacy" in sys.argv:
-    asyncio.run(legacy_stdio())
-elif TRANSPORT == "stdio":
+if TRANSPORT == "stdio":
     server.run("stdio")
 else:
     server.run(TRANSPORT, host="127.0.0.1", port=PORT)

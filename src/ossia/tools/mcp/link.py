@@ -19,6 +19,7 @@ from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
+    METHOD_NOT_FOUND,
     REQUEST_TIMEOUT,
     Implementation,
     PaginatedRequestParams,
@@ -44,7 +45,8 @@ from ossia.tools.tool import ToolError, ToolOutput
 
 _GOODBYE_SECONDS = 3.0  # to end a session politely
 _MAX_PAGES = 100  # of a list of tools
-_LISTEN_AGAIN_SECONDS = 5.0
+_FIRST_LISTEN_AGAIN_SECONDS = 1.0
+_MAX_LISTEN_AGAIN_SECONDS = 60.0
 
 ToolsChanged = Callable[[Sequence[RemoteTool]], None]
 
@@ -223,17 +225,23 @@ class Link:
 
     async def _listen(self, client: Client) -> None:
         """Subscribe to changes, as the protocol wants from 2026-07-28 on."""
+        wait = _FIRST_LISTEN_AGAIN_SECONDS
         while True:
             try:
                 async with client.listen(tools_list_changed=True) as events:
+                    wait = _FIRST_LISTEN_AGAIN_SECONDS
+                    self._changed.set()  # maybe, while nobody listened
                     async for _ in events:
                         self._changed.set()
             except ListenNotSupportedError:
                 return  # they come as notifications
-            except (SubscriptionLost, MCPError, TimeoutError):
+            except MCPError as error:
+                if error.code == METHOD_NOT_FOUND:
+                    return
+            except (SubscriptionLost, TimeoutError, ValidationError):
                 pass
-            await anyio.sleep(_LISTEN_AGAIN_SECONDS)
-            self._changed.set()  # while nobody listened
+            await anyio.sleep(wait)
+            wait = min(2 * wait, _MAX_LISTEN_AGAIN_SECONDS)
 
     async def _refresh_on_change(self) -> None:
         while True:
