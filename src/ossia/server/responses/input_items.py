@@ -85,6 +85,7 @@ class _Reader:
         self._seal = seal
         self._calls = dict(known.calls)
         self._approvals = dict(known.approvals)
+        self._answered: set[str] = set()  # of these
 
     def read(self, item: JsonObject, path: str) -> None:
         kind = item.get("type") or ("message" if "role" in item else None)
@@ -127,16 +128,18 @@ class _Reader:
         self.result.items.append(item)
 
     def _reasoning(self, item: JsonObject, path: str) -> None:
-        parts = item.get("content") or ()
+        parts = _objects(item.get("content"))
         texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
         sealed = item.get("encrypted_content")
-        if not texts and isinstance(sealed, str):
+        if not texts and sealed and isinstance(sealed, str):
             texts = [self._seal.open_text(sealed, path)]
         text = "\n\n".join(texts)
+        if not text:
+            return
         last = self.result.items[-1] if self.result.items else None
         if isinstance(last, Reasoning):  # one thought, in two items
             self.result.items[-1] = Reasoning(f"{last.text}\n\n{text}")
-        elif text:
+        else:
             self._add(Reasoning(text))
 
     def _call(self, item: JsonObject, arguments: str, path: str) -> None:
@@ -164,6 +167,7 @@ class _Reader:
         name = self._known.name_of(str(item.get("server_label")), _required(item, "name", path))
         call_id = str(item.get("approval_request_id") or item.get("id"))
         if call_id in self._approvals:
+            self._answered.add(call_id)
             self.result.approved = [c for c in self.result.approved if c.call_id != call_id]
         else:
             self._add(ToolCall(call_id, name, str(item.get("arguments") or "{}")))
@@ -179,12 +183,14 @@ class _Reader:
     def _approval_response(self, item: JsonObject, path: str) -> None:
         request_id = _required(item, "approval_request_id", path)
         call = self._approvals.get(request_id)
-        if call is None:
+        if call is None or request_id in self._answered:
             raise InvalidRequest(
-                f"{path}.approval_request_id is {request_id[:80]!r}, but nothing asked for an "
-                "approval under this id; send the request as well, or previous_response_id.",
+                f"{path}.approval_request_id is {request_id[:80]!r}, but no request with this id "
+                "waits for an answer; send the request as well, or previous_response_id, and "
+                "answer it once.",
                 param=f"{path}.approval_request_id",
             )
+        self._answered.add(request_id)
         if item.get("approve"):
             self.result.approved.append(call)
             return
@@ -194,14 +200,15 @@ class _Reader:
 
     def _code(self, item: JsonObject) -> None:
         call_id = str(item.get("id"))
-        outputs = item.get("outputs") or ()
+        outputs = _objects(item.get("outputs"))
         logs = "".join(str(one.get("logs", "")) for one in outputs)
         self._add(ToolCall(call_id, "python", str(item.get("code") or ""), builtin=True))
         text = logs if outputs else _NO_OUTPUT
         self._add(ToolResult(call_id, "python", text, builtin=True))
 
     def _search(self, item: JsonObject) -> None:
-        action = item.get("action") or {}
+        given = item.get("action")
+        action: JsonObject = given if isinstance(given, Mapping) else {}
         kinds = {
             "search": ("browser.search", "query"),
             "open_page": ("browser.open", "url"),
@@ -274,10 +281,14 @@ def _output_text(output: Any, path: str) -> str:
 def _mcp_output(item: JsonObject) -> str:
     error = item.get("error")
     if isinstance(error, Mapping):
-        parts = error.get("content") or ()
-        texts = (str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+        texts = (str(part.get("text", "")) for part in _objects(error.get("content")))
         error = error.get("message") or "\n".join(texts)
     return str(item.get("output") or error or _NO_OUTPUT)
+
+
+def _objects(parts: Any) -> list[JsonObject]:
+    """The objects of a list that clients echo; what else may stand there says nothing."""
+    return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
 
 
 def _required(item: JsonObject, name: str, path: str) -> str:
