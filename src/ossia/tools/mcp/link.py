@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import httpx2
+import mcp_types
 from mcp import Client
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
 from mcp.shared.exceptions import MCPError
@@ -277,14 +278,14 @@ class Link:
                 reason = "ended the connection before it answered"
             case MCPError(code=code, message=message) if code in (NOT_SENT, SESSION_GONE, REFUSED):
                 reason = message
+            case ValidationError() | httpx2.SSEError() | MCPError(code=mcp_types.PARSE_ERROR):
+                reason = "does not answer as the protocol wants"
             case httpx2.HTTPStatusError():
                 reason = f"answered with HTTP status {error.response.status_code}"
             case httpx2.TransportError():
                 reason = "cannot be reached"
             case OSError(strerror=str(why)):
                 reason = f"cannot be started ({why})"
-            case ValidationError():
-                reason = "does not answer as the protocol wants"
             case _:
                 reason = f"failed: {_first_line(error).rstrip('.')}"
         return McpUnavailable(
