@@ -10,7 +10,7 @@ import pytest
 
 from .conftest import Run
 
-COMMANDS = ("serve", "chat", "generate", "bench", "convert", "doctor")
+COMMANDS = ("serve", "chat", "generate", "bench", "convert", "doctor", "mcp")
 
 
 def test_help_lists_the_commands_without_importing_torch(ossia: Run) -> None:

@@ -16,7 +16,7 @@ def test_every_part_is_looked_at_and_nothing_is_broken(ossia: Run) -> None:
     report = json.loads(result.stdout)
     status = {check["name"]: check["status"] for check in report["checks"]}
     expected = {"Python", "torch", "CPU", "memory", "cache", "port", "vocabulary", "TORCH"}
-    expected |= {"device", "dtype", "engine", "demo"}
+    expected |= {"device", "dtype", "engine", "demo", "responses", "python tool", "tool plug-ins"}
     assert expected <= status.keys()
     assert "GPU" in status or "GPU 0" in status
     assert status["vocabulary"] == status["torch"] == "ok"

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(port: int) -> Iterator[Check]:
     """Every check, in the order of a start-up."""
-    from ossia.cli.doctor import machine, model
+    from ossia.cli.doctor import machine, model, tools
     from ossia.cli.doctor.check import guarded
 
     yield from guarded("Python", machine.python)
@@ -61,6 +61,9 @@ def examine(port: int) -> Iterator[Check]:
     yield from guarded("GPU", machine.gpu)
     yield from guarded("disk", machine.disk)
     yield from guarded("port", lambda: machine.port(port))
+    yield from guarded("responses", tools.responses)
+    yield from guarded("python tool", tools.python_tool)
+    yield from guarded("tool plug-ins", tools.plugins)
     yield from guarded("vocabulary", model.vocabulary)
     yield from guarded("device", model.device)
     yield from guarded("kernels", model.kernels)
