@@ -76,8 +76,11 @@ async def request_tools(
     listings: list[ToolListing] = []
     if specs is None:
         offers += [("tools", offer) for offer in server_offers(server.all(), [])]
-    for index, spec in enumerate(specs or ()):
+    # Servers come last, so that their tools give way to the names of the client's own.
+    for index, spec in sorted(enumerate(specs or ()), key=lambda pair: _is_mcp(pair[1])):
         path = f"tools[{index}]"
+        if not isinstance(spec, Mapping):
+            raise _wrong(path, "an object")
         kind = _text(spec, "type", path)
         if kind == "function":
             offers.append((f"{path}.name", _function(spec, path)))
@@ -100,6 +103,10 @@ async def request_tools(
     found = by_name(offers)
     chosen = tool_choice(choice, found)
     return RequestTools(Toolset() if chosen is None else Toolset(found, chosen), listings)
+
+
+def _is_mcp(spec: object) -> bool:
+    return isinstance(spec, Mapping) and spec.get("type") == "mcp"
 
 
 def server_offers(
