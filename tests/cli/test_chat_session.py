@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 
 from ossia.cli.chat.events import AnswerText, Call, ChatEvent, Finished, ReasoningText
 from ossia.cli.chat.session import Session
-from ossia.cli.chat.tools import demo_tools
+from ossia.cli.chat.tools import local_tools
 from ossia.errors import OssiaError
 from ossia.turn import (
     AssistantMessage,
@@ -88,7 +88,7 @@ def test_calls_are_run_and_their_results_go_back_to_the_model() -> None:
         [AnswerText("It is 42."), DONE],
     )
     notes = Notes()
-    assert Session(script, notes, tools=demo_tools()).ask("6*7?")
+    assert Session(script, notes, tools=local_tools("demo")).ask("6*7?")
     assert script.turns[1].items == (
         UserMessage("6*7?"),
         Reasoning("use it"),
@@ -107,7 +107,7 @@ def test_a_model_that_only_calls_is_stopped() -> None:
     call = Call("c", "time", "{}")
     script = Script(*[[call, DONE]] * 20)
     notes = Notes()
-    Session(script, notes, tools=demo_tools()).ask("What time is it?")
+    Session(script, notes, tools=local_tools("demo")).ask("What time is it?")
     assert len(script.turns) == 8
     assert notes.seen[-1] == "end stopped after 8 rounds of calls"
 

@@ -49,10 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--tools",
-        type=choice("demo", "none"),
+        type=not_empty,
         default="none",
-        metavar="demo|none",
-        help="demo: offer a calculator, echo and the time (default: none)",
+        metavar="NAME[,NAME]",
+        help="functions to offer and run: calculator, echo, time, demo for these three, a plug-in, "
+        "or module:object (default: none)",
     )
     group.add_argument(
         "--max-tokens",
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ossia.cli.chat.session import Session
-    from ossia.cli.chat.tools import demo_tools
+    from ossia.cli.chat.tools import local_tools
     from ossia.cli.chat.view import PlainView, TerminalView
 
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         TerminalView(out, show_reasoning=not args.no_reasoning)
         if interactive
         else PlainView(out, err),
-        tools=demo_tools() if args.tools == "demo" else (),
+        tools=local_tools(args.tools),
         effort=ReasoningEffort(args.effort),
         system=args.system,
     )

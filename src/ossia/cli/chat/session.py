@@ -7,9 +7,10 @@ import datetime
 from collections.abc import Sequence
 
 from ossia.cli.chat.events import AnswerText, Backend, Call, ReasoningText
-from ossia.cli.chat.tools import LocalTool, run_tool
+from ossia.cli.chat.tools import definitions, run_tool
 from ossia.cli.chat.view import View
 from ossia.errors import OssiaError
+from ossia.tools.tool import Tool
 from ossia.turn import (
     AssistantMessage,
     Instructions,
@@ -39,7 +40,7 @@ class Session:
         backend: Backend,
         view: View,
         *,
-        tools: Sequence[LocalTool] = (),
+        tools: Sequence[Tool] = (),
         effort: ReasoningEffort = ReasoningEffort.MEDIUM,
         system: str | None = None,
     ) -> None:
@@ -108,7 +109,7 @@ class Session:
     def _one_answer(self) -> list[Call]:
         turn = Turn(
             items=(*self._preamble, *self._items),
-            tools=tuple(tool.definition for tool in self._tools),
+            tools=definitions(self._tools),
             effort=self._effort,
             date=self._date,
         )
