@@ -4,7 +4,8 @@ The network is a table of which token follows which: embeddings of the script's 
 orthogonal, attention and experts add nothing, and the output layer reads the table. Where a token
 has several successors their logits are 60, 59.5, 59 and so on, so that a request chooses its way
 with `logit_bias`, a penalty, or what the turn grammar leaves of them. At temperature 0 every answer
-is known in advance, and the server, the engine and the network are the real ones.
+is known in advance, and the server, the engine and the network are the real ones. Without any of
+these the model says the same again and again, until its tokens are used up.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import torch
 from openai import OpenAI
@@ -37,6 +39,14 @@ START_SECONDS = 60
 _REASONING = "Thinking about it"
 _ANSWER = "The bird is \U0001f9a9 indeed"  # the bird is three tokens, none of them a character
 _ARGUMENTS = '{"city":"Paris"}'
+# What the model can call: of those that the grammar leaves it, the first. Each takes one text.
+_CALLS = {
+    "weather": "city",
+    "echo": "text",
+    "calculator": "expression",
+    "note": "input",
+    "trips.weather": "city",
+}
 _TOOL = {
     "type": "function",
     "function": {
@@ -86,7 +96,7 @@ class Script:
 def write_script(tokenizer: Tokenizer) -> Script:
     """The script: reasoning and answer, answer alone, or call."""
     one = {name: tokenizer.encode(name)[0] for name in ("assistant", "analysis", "final")}
-    to, equals, *function = tokenizer.encode(" to=functions.weather")
+    to, equals, functions, _ = tokenizer.encode(" to=functions.weather")
     commentary = tokenizer.encode("commentary json")
     reasoning, answer = tokenizer.encode(_REASONING), tokenizer.encode(_ANSWER)
     arguments = tokenizer.encode(_ARGUMENTS)
@@ -100,17 +110,25 @@ def write_script(tokenizer: Tokenizer) -> Script:
 
     def path(*tokens: int) -> None:
         for token, following in itertools.pairwise(tokens):
-            assert token not in successors, "a token of the script has two successors"
-            successors[token] = [following]
+            known = successors.setdefault(token, [following])
+            assert known == [following], "a token of the script has two successors"
 
     path(one["analysis"], MESSAGE)
     path(one["final"], MESSAGE)
-    path(to, equals, *function, CHANNEL)
+    path(to, equals, functions)
+    for name in _CALLS:
+        function = tokenizer.encode(f" to=functions.{name}")[3:]
+        successors.setdefault(functions, []).append(function[0])
+        path(*function, CHANNEL)
     path(*commentary, MESSAGE)
     path(*reasoning, END)
     path(*answer, RETURN)
-    path(*arguments, CALL)
-    successors[arguments[-1]].append(END)  # another call may follow
+    brace, _, *value = arguments
+    for argument in dict.fromkeys(_CALLS.values()):
+        [name] = tokenizer.encode(argument)
+        successors.setdefault(brace, []).append(name)
+        path(name, *value, CALL)
+    successors[value[-1]].append(END)  # another call may follow
     assert len(successors) < _CONFIG.hidden_size
     return Script(
         successors,
@@ -147,12 +165,17 @@ def write_model(directory: Path, script: Script) -> None:
 class ServerProcess:
     """`ossia serve` as a process of its own."""
 
-    def __init__(self, model: Path, log: Path, *options: str) -> None:
+    def __init__(self, model: Path | str, log: Path, *options: str) -> None:
         self.log = log
         self.headers = {}
         if "--api-key" in options:
             self.headers["authorization"] = f"Bearer {options[options.index('--api-key') + 1]}"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "NO_PROXY": "127.0.0.1",
+            "XDG_DATA_HOME": str(log.parent / "data"),  # a store of its own
+        }
         command = [sys.executable, "-m", "ossia.cli", "serve", str(model), "--port", "0"]
         command += ["--served-model-name", "scripted", "--num-threads", "1", "--device", "cpu"]
         with log.open("w") as output:
@@ -185,6 +208,14 @@ class ServerProcess:
             self.process.kill()
             self.process.wait()
             raise
+
+    def kill(self) -> None:
+        """End it and its engine without a warning, as a power cut would."""
+        processes = [*psutil.Process(self.process.pid).children(recursive=True), self.process]
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait(timeout=20)
 
     def _wait_until_ready(self) -> str:
         found: list[str] = []
@@ -244,9 +275,9 @@ def start_server(
     """Starts a server with further options; what still runs at the end is ended."""
     started: list[ServerProcess] = []
 
-    def start(*options: str) -> ServerProcess:
+    def start(*options: str, model: Path | str = scripted_model) -> ServerProcess:
         log = tmp_path_factory.mktemp("server") / "log"
-        started.append(ServerProcess(scripted_model, log, *options))
+        started.append(ServerProcess(model, log, *options))
         return started[-1]
 
     yield start
