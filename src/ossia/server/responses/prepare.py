@@ -37,6 +37,11 @@ RESPONSES_PATHS = FieldPaths(
     grammar="text.format.grammar",
 )
 
+_WITH_STATUS = (  # types of items that the API shows with a status
+    *("message", "function_call", "function_call_output"),
+    *("custom_tool_call", "custom_tool_call_output"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedTurn:
@@ -112,18 +117,28 @@ def wire_items(given: str | Sequence[JsonObject]) -> list[JsonObject]:
     """Items as the API lists them: each with a type and an id, texts as parts."""
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
-    items = []
-    for item in given:
-        kind = item.get("type") or "message"
-        complete = {"id": new_item_id(kind), "type": kind, **_without_odd_id(item)}
-        if kind == "message":
-            complete.setdefault("status", "completed")
-            if isinstance(item.get("content"), str):
-                part = "output_text" if item.get("role") == "assistant" else "input_text"
-                text: JsonObject = {"type": part, "text": item["content"]}
-                complete["content"] = [text | ({"annotations": []} if part[0] == "o" else {})]
-        items.append(complete)
-    return items
+    return [_complete(item) for item in given]
+
+
+def _complete(item: JsonObject) -> JsonObject:
+    kind = item.get("type") or "message"
+    complete = {"id": new_item_id(kind), "type": kind, **_without_odd_id(item)}
+    if kind in _WITH_STATUS and complete.get("status") is None:
+        complete["status"] = "completed"
+    if kind == "reasoning" and complete.get("summary") is None:
+        complete["summary"] = []
+    if kind == "message":
+        content = item.get("content")
+        parts = [content] if isinstance(content, str) else content or []
+        mine = item.get("role") == "assistant"
+        complete["content"] = [_complete_part(part, mine) for part in parts]
+    return complete
+
+
+def _complete_part(part: str | JsonObject, mine: bool) -> JsonObject:
+    if isinstance(part, str):
+        part = {"type": "output_text" if mine else "input_text", "text": part}
+    return {"annotations": [], **part} if part.get("type") == "output_text" else part
 
 
 def text_format(given: TextFormat | None) -> OutputFormat | None:
