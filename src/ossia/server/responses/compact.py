@@ -30,7 +30,7 @@ from ossia.server.tool_loop import LoopLimits, ToolLoop
 from ossia.server.toolset import Toolset
 from ossia.turn import Instructions, ToolChoice, UserMessage
 
-MAX_SUMMARY_TOKENS = 2_048  # reasoning included
+MAX_SUMMARY_TOKENS = 2_048  # reasoning included; at most a quarter of the context
 SUMMARY_HEAD = "Summary of the conversation so far:\n\n"
 _TASK = (
     "Summarize our conversation so far for whoever continues it: what was asked for, what was "
@@ -75,6 +75,7 @@ async def _compacted(service: Service, body: CompactRequest, request: Request) -
         items=(*prepared.turn.items, UserMessage(_TASK)),
         tool_choice=ToolChoice(),
     )
+    room = service.engine.info.max_model_len
     loop = ToolLoop(
         service,
         request_id(request),
@@ -82,7 +83,7 @@ async def _compacted(service: Service, body: CompactRequest, request: Request) -
         Toolset(),
         SamplingParams(),
         session=request_id(request),
-        limits=LoopLimits(max_output_tokens=MAX_SUMMARY_TOKENS, truncate=True),
+        limits=LoopLimits(min(MAX_SUMMARY_TOKENS, room // 4), truncate=True),
         paths=RESPONSES_PATHS,
     )
     await loop.start()
