@@ -115,7 +115,7 @@ class _Reader:
                 sealed = _required(item, "encrypted_content", path)
                 self.result.items += self._seal.open_items(sealed, path)
             case str() if kind in _SKIPPED:
-                if kind == "mcp_list_tools":
+                if kind == "mcp_list_tools" and not item.get("error"):
                     self.result.listed.add(str(item.get("server_label")))
             case _:
                 raise InvalidRequest(
