@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ossia.tools.addresses import AddressRules, ForbiddenAddress
+from ossia.tools.mcp import channel
 from ossia.tools.mcp.channel import Channel
 from ossia.tools.mcp.connection import McpConnection
 from ossia.tools.mcp.remote import RemoteTool
@@ -91,13 +92,13 @@ def test_only_allowed_tools_are_offered_and_some_ask_first(third_party: ThirdPar
 
 def test_tools_that_no_model_can_be_offered_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     spec = McpServerSpec("theirs", "streamable_http", url="https://example.org/mcp")
-    channel = Channel(spec, RULES)
-    channel.tools = (
+    theirs = Channel(spec, RULES)
+    theirs.tools = (
         RemoteTool("fine", "", {"properties": {}}, repeatable=False),
         RemoteTool("broken", "", {"type": "object", "properties": 7}, repeatable=False),
         RemoteTool("my tool/é", "", {"type": "object"}, repeatable=False),
     )
-    connection = McpConnection(spec, channel)
+    connection = McpConnection(spec, theirs)
     assert [tool.name for tool in connection.tools] == ["fine", "my_tool__"]
     assert connection.tools[0].parameters["type"] == "object"
     assert len(caplog.records) == 1
@@ -226,8 +227,12 @@ def test_a_crashed_process_is_started_again_by_the_next_call(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("arguments", [(), ("--legacy",)], ids=["modern", "legacy"])
 def test_a_server_that_is_restarted_is_found_again(
-    arguments: tuple[str, ...], make_third_party: Callable[..., ThirdParty], tmp_path: Path
+    arguments: tuple[str, ...],
+    make_third_party: Callable[..., ThirdParty],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(channel, "_BACKOFF_SECONDS", 0.05)
     server = make_third_party("streamable-http", *arguments)
 
     async def run() -> None:
