@@ -158,3 +158,17 @@ async def test_stores_in_memory_are_apart(response: Make) -> None:
     finally:
         await one.close()
         await two.close()
+
+
+async def test_output_items_are_found_by_their_ids_until_their_response_is_gone(
+    store: Store, response: Make
+) -> None:
+    items = [{"id": "rs_1", "type": "reasoning"}, {"id": "msg_1", "type": "message"}]
+    await store.begin(response())
+    await store.finish(response(status="completed", body={"output": items}))
+    assert await store.find_items(["msg_1", "rs_1", "msg_2"]) == {
+        "msg_1": items[1],
+        "rs_1": items[0],
+    }
+    await store.delete("resp_1")
+    assert await store.find_items(["msg_1"]) == {}

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ossia.store.errors import MissingResponse
 from ossia.store.expiry import Expiry
 from ossia.store.records import UNFINISHED, StoredResponse
-from ossia.store.tables import events, in_parts
+from ossia.store.tables import events, in_parts, outputs
 from ossia.store.tables import responses as table
 
 _LARGEST_NUMBER = 2**63 - 1  # that a column holds
@@ -49,7 +49,26 @@ async def finish(connection: AsyncConnection, response: StoredResponse, expiry: 
         .where(table.c.id == response.id, table.c.status.in_(UNFINISHED))
         .values(owner=None, **_content(response, expiry))
     )
-    return ended.rowcount > 0
+    if ended.rowcount == 0:
+        return False
+    ids = dict.fromkeys(item["id"] for item in _output(response))
+    if ids:
+        rows = [{"item_id": item_id, "response_id": response.id} for item_id in ids]
+        await connection.execute(insert(outputs), rows)
+    return True
+
+
+async def find_items(
+    connection: AsyncConnection, item_ids: Sequence[str], expiry: Expiry
+) -> dict[str, dict[str, Any]]:
+    """Output items that are still there, by id."""
+    found: dict[str, dict[str, Any]] = {}
+    for some in in_parts(list(dict.fromkeys(item_ids))):
+        of_items = select(outputs.c.response_id).where(outputs.c.item_id.in_(some))
+        wanted = select(table).where(table.c.id.in_(of_items), expiry.kept(table))
+        for row in await connection.execute(wanted):
+            found |= {item["id"]: item for item in _output(stored_response(row))}
+    return {item_id: found[item_id] for item_id in item_ids if item_id in found}
 
 
 async def get(
@@ -152,6 +171,11 @@ def stored_response(row: Row[Any]) -> StoredResponse:
         transcript=row.transcript,
         settings=row.settings,
     )
+
+
+def _output(response: StoredResponse) -> list[dict[str, Any]]:
+    output: list[dict[str, Any]] = response.body.get("output", [])
+    return output
 
 
 def _content(response: StoredResponse, expiry: Expiry) -> dict[str, Any]:

@@ -131,6 +131,13 @@ class Store:
         await self._renew(due)
         return found
 
+    async def find_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Output items of finished responses, by their ids; those that are not stored are left out.
+
+        Ids of output items are unique: the server makes them.
+        """
+        return await self._database.read(lambda c: responses.find_items(c, item_ids, self._expiry))
+
     async def append_events(self, id: str, events: Sequence[tuple[int, bytes]]) -> None:
         """Add (sequence number, event) pairs; a number that is there keeps its first event.
 

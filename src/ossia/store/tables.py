@@ -122,6 +122,19 @@ events = Table(
     Column("event", LargeBinary, nullable=False),
 )
 
+outputs = Table(  # where an output item stands, for those who know only its id
+    "ossia_outputs",
+    metadata,
+    Column("item_id", IdText, primary_key=True),
+    Column(
+        "response_id",
+        IdText,
+        ForeignKey(responses.c.id, ondelete="CASCADE"),
+        primary_key=True,
+    ),
+)
+Index("ossia_outputs_of_response", outputs.c.response_id)
+
 conversations = Table(
     "ossia_conversations",
     metadata,
