@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ async def prepare_turn(service: Service, request: TurnOptions) -> PreparedTurn:
     """
     conversation_id = _conversation_id(request)
     history = await _history(service, request.previous_response_id, conversation_id)
-    given: str | list[JsonObject] = request.input if request.input is not None else []
+    given = await _without_references(service, request.input if request.input is not None else [])
     tools = await request_tools(
         [*(request.tools or ()), *_additional_tools(given)]
         if request.tools is not None
@@ -104,7 +105,7 @@ async def prepare_turn(service: Service, request: TurnOptions) -> PreparedTurn:
     return PreparedTurn(
         turn=turn,
         tools=tools,
-        history=history,
+        history=dataclasses.replace(history, listed=history.listed | read.listed),
         new_items=read.items,
         input_items=wire_items(given),
         approved=read.approved,
@@ -207,6 +208,32 @@ async def _history(
     return await history_of_conversation(service.store, conversation, service.seal)
 
 
+async def _without_references(
+    service: Service, given: str | list[JsonObject]
+) -> str | list[JsonObject]:
+    """The items, with stored ones in the place of references to them."""
+    if isinstance(given, str):
+        return given
+    ids = [str(item.get("id")) for item in given if item.get("type") == "item_reference"]
+    if not ids:
+        return given
+    found = await service.store.find_items(ids)
+    items = []
+    for index, item in enumerate(given):
+        if item.get("type") != "item_reference":
+            items.append(item)
+        elif (item_id := str(item.get("id"))) in found:
+            items.append(found[item_id])
+        else:
+            raise NotStored(
+                f"input[{index}] refers to the item {item_id[:80]!r}, which is not stored here, "
+                "or no longer; send the item itself.",
+                param=f"input[{index}].id",
+                code="item_not_found",
+            )
+    return items
+
+
 def _additional_tools(given: str | Sequence[JsonObject]) -> list[JsonObject]:
     """Tools that stand among the items."""
     if isinstance(given, str):
@@ -224,7 +251,8 @@ def _read(
     }
     read = read_items(given, Known(history.calls, approvals, tools.name_of), service.seal)
     for call in read.approved:
-        if call.name not in tools.toolset.offers:
+        offer = tools.toolset.offers.get(call.name)
+        if offer is None or offer.kind != "server":
             raise InvalidRequest(
                 f"The approved tool {call.name[:80]!r} is not among the tools; send the mcp tool "
                 "that it belongs to as well.",
