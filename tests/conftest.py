@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .postgresql import postgresql as postgresql  # a fixture that several folders use
+
 # A busy machine is slow at times, which says nothing about the code. CI tries the same examples
 # every time; elsewhere each run tries new ones.
 settings.register_profile(
