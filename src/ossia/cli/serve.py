@@ -101,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(
         level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
+    for client in ("httpx", "httpx2"):  # a line for each request of a tool
+        logging.getLogger(client).setLevel(logging.WARNING)
     from ossia.server.run import serve
 
     serve(engine, server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from ossia.tools.mcp.request_servers import RequestServers
     from ossia.tools.mcp.servers import McpServers
 
+logger = logging.getLogger(__name__)
+
+_MAX_NOTED = 32  # types of tools
 OWN_LABELS = ("ossia", "demo")  # what requests may call the tools of this process
 
 
@@ -61,6 +65,16 @@ class ServerTools:
         self._servers = servers
         self._rules = AddressRules(allowed_hosts)
         self._named: RequestServers | None = None
+        self._left_out: set[str] = set()
+
+    def note_left_out(self, kind: str) -> None:
+        """Say once that requests name tools of a type that cannot run here: agents always do."""
+        if kind not in self._left_out and len(self._left_out) < _MAX_NOTED:
+            self._left_out.add(kind)
+            logger.warning(
+                "Requests name tools of type %r; they are left out, since they cannot run here.",
+                kind[:80],
+            )
 
     async def start(self) -> None:
         """Connect to the configured servers; one that is not there is waited for."""

@@ -131,7 +131,9 @@ def _format(request: ResponsesRequest) -> JsonObject:
     given = request.text.format if request.text else None
     if given is None:
         return {"type": "text"}
-    return given.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    shown = given.model_dump(mode="json", by_alias=True, exclude_none=True)
+    # OpenAI asks for a name, and clients that check their answers want one.
+    return {"name": "response", **shown} if given.type == "json_schema" else shown
 
 
 def _shown_tool(tool: Mapping[str, Any]) -> JsonObject:

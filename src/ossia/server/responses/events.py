@@ -234,4 +234,5 @@ class EventSequence:
 
 def as_json(model: PydanticModel) -> JsonObject:
     """What was set of it, under the names of the wire."""
-    return model.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    # Without warnings: a response also shows what is only ours, such as formats of its text.
+    return model.model_dump(mode="json", by_alias=True, exclude_unset=True, warnings=False)

@@ -56,10 +56,10 @@ async def history_of_response(store: Store, response_id: str) -> History:
     try:
         chain = await store.chain(response_id)
     except MissingResponse as error:
-        what = "previous_response_id" if error.id == response_id else "a response before it"
+        what = "previous_response_id is" if error.id == response_id else "It goes on from"
         raise InvalidRequest(
-            f"{what[0].upper()}{what[1:]} is {error.id[:80]!r}, which is not stored here, or no "
-            "longer; send the whole conversation as input.",
+            f"{what} {error.id[:80]!r}, which is not stored here, or no longer; send the whole "
+            "conversation as input.",
             param="previous_response_id",
             code="previous_response_not_found",
         ) from None

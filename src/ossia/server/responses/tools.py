@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,6 @@ from ossia.server.server_tools import ServerTools
 from ossia.server.toolset import FREE_TEXT, Offer, Toolset, by_name, server_offer
 from ossia.tools.tool import Tool
 from ossia.turn import ToolChoice, ToolDefinition
-
-logger = logging.getLogger(__name__)
 
 JsonObject = Mapping[str, Any]
 
@@ -87,7 +84,7 @@ async def request_tools(
         elif kind == "custom":
             offers.append((f"{path}.name", _custom(spec, path)))
         elif kind == "namespace":
-            offers += _namespace(spec, path)
+            offers += _namespace(spec, path, server)
         elif kind == "mcp":
             listing, approval = await _mcp(spec, path, server)
             listings.append(listing)
@@ -99,7 +96,7 @@ async def request_tools(
         elif tools := server.builtin(_HOSTED.get(kind, "")):
             offers += [(path, offer) for offer in server_offers(tools, [])]
         else:
-            logger.warning("The tool %s of type %r is left out: it cannot run here.", path, kind)
+            server.note_left_out(kind)
     found = by_name(offers)
     chosen = tool_choice(choice, found)
     return RequestTools(Toolset() if chosen is None else Toolset(found, chosen), listings)
@@ -157,7 +154,7 @@ def _custom(spec: JsonObject, path: str, namespace: str | None = None) -> Offer:
     return Offer(definition, "custom", name, namespace)
 
 
-def _namespace(spec: JsonObject, path: str) -> Iterator[tuple[str, Offer]]:
+def _namespace(spec: JsonObject, path: str, server: ServerTools) -> Iterator[tuple[str, Offer]]:
     namespace = _text(spec, "name", path)
     check_name(namespace, f"{path}.name")
     # The namespace of all functions of harmony is not one of the client's own.
@@ -172,7 +169,7 @@ def _namespace(spec: JsonObject, path: str) -> Iterator[tuple[str, Offer]]:
         kind = _text(tool, "type", place)
         make = {"function": _function, "custom": _custom}.get(kind)
         if make is None:
-            logger.warning("The tool %s of type %r is left out: it cannot run here.", place, kind)
+            server.note_left_out(kind)
             continue
         yield f"{place}.name", make(tool, place, inner)
 
