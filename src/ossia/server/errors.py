@@ -7,11 +7,12 @@ from typing import Any, cast
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ossia.errors import InternalError, RequestError
+from ossia.errors import InternalError, InvalidRequest, RequestError
 
 
 class BodyTooLarge(RequestError):
@@ -55,10 +56,22 @@ def install_error_handlers(app: FastAPI) -> None:
     """Answer refusals of handlers and of the router."""
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _not_routed)
+    app.add_exception_handler(RequestValidationError, _unread_query)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
     return error_response(cast(RequestError, error))
+
+
+async def _unread_query(_: Request, error: Exception) -> Response:
+    # Bodies are read by body.py, so it is a value in the address.
+    first = cast(RequestValidationError, error).errors()[0]
+    name = str(first["loc"][-1])
+    wanted = {"bool_parsing": "true or false", "int_parsing": "a whole number"}
+    demand = wanted.get(first["type"], "another value")
+    return error_response(
+        InvalidRequest(f"{name} must be {demand}.", param=name, code="invalid_type")
+    )
 
 
 async def _not_routed(request: Request, raised: Exception) -> Response:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ossia.server.body import RequestModel
 from ossia.server.schema.chat import Effort
 from ossia.server.schema.common import Count, ModelName
 
 JsonObject = dict[str, Any]
+
+
+def _small(metadata: dict[str, str]) -> dict[str, str]:
+    if len(metadata) > 16:
+        raise ValueError("takes at most 16 keys")
+    if any(len(key) > 64 or len(value) > 512 for key, value in metadata.items()):
+        raise ValueError("takes keys of up to 64 characters and values of up to 512")
+    return metadata
+
+
+Metadata = Annotated[
+    dict[str, str],
+    AfterValidator(_small),
+    Field(description="Only sent back: up to 16 keys of 64 characters, with values of 512."),
+]
 
 
 class ReasoningOptions(RequestModel):
@@ -140,7 +155,7 @@ class ResponsesRequest(TurnOptions):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = Field(None, description="The same request gives the same tokens.")
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     user: str | None = Field(None, description="Only sent back.")
     safety_identifier: str | None = Field(None, description="Only sent back.")
     prompt_cache_key: str | None = Field(None, description="Only sent back.")
@@ -167,13 +182,13 @@ class ConversationRequest(RequestModel):
     """A new conversation."""
 
     items: list[JsonObject] | None = Field(None, description="At most 100.")
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
 
 
 class ConversationUpdate(RequestModel):
     """New metadata of a conversation."""
 
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
 
 
 class ConversationItems(RequestModel):
