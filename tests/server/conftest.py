@@ -210,12 +210,14 @@ class ServerProcess:
             raise
 
     def kill(self) -> None:
-        """End it and its engine without a warning, as a power cut would."""
-        processes = [*psutil.Process(self.process.pid).children(recursive=True), self.process]
-        for process in processes:
+        """End it without a warning, as a power cut would; its engine has to notice by itself."""
+        engine = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait(timeout=20)
+        _, alive = psutil.wait_procs(engine, timeout=20)
+        for process in alive:
             process.kill()
-        for process in processes:
-            process.wait(timeout=20)
+        assert not alive, "processes outlived their server"
 
     def _wait_until_ready(self) -> str:
         found: list[str] = []

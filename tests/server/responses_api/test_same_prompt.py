@@ -191,7 +191,7 @@ def test_a_conversation_that_went_on_here_is_the_same_in_every_form(
     conversation = openai_client.conversations.create()
     called = ask(input="Weather?", tools=[WEATHER])
     ask(input="Weather?", tools=[WEATHER], conversation=conversation.id)
-    in_conversation = list(openai_client.conversations.items.list(conversation.id))[0]
+    in_conversation = next(iter(openai_client.conversations.items.list(conversation.id)))
     answered = ask(input=[result_of(called)], previous_response_id=called.id)
     ask(
         input=[{**result_of(called), "call_id": in_conversation.call_id}],
@@ -286,11 +286,16 @@ def test_a_stored_chain_keeps_the_date_of_its_first_response(
     async def run() -> None:
         service = await stub(tmp_path, tokenizer)
         try:
-            body = {"id": "resp_1", "output": []}
             stored = StoredResponse(
-                **{"id": "resp_1", "created_at": 1_735_689_600, "status": "in_progress"},
-                **{"background": False, "previous_response_id": None, "conversation_id": None},
-                **{"body": body, "input_items": [], "transcript": encode_items(items)},
+                id="resp_1",
+                created_at=1_735_689_600,
+                status="in_progress",
+                background=False,
+                previous_response_id=None,
+                conversation_id=None,
+                body={"id": "resp_1", "output": []},
+                input_items=[],
+                transcript=encode_items(items),
                 settings={"date": first_day.isoformat(), "session": "resp_1"},
             )
             await service.store.begin(stored)
