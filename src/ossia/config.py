@@ -153,6 +153,7 @@ class ServerConfig:
     browser_search_url: str | None = None  # search service that it asks
     response_store: str | None = None  # None: the user's data folder; "memory", or a URL
     response_max_age: float | None = 30 * 86400.0  # seconds after the last use; None: for ever
+    response_events: Literal["openai", "open-responses"] = "openai"  # whose names events have
     response_key: str | None = None  # seals reasoning that clients carry; None: a key file
 
     def __post_init__(self) -> None:

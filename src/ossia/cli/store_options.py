@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from ossia.cli.values import not_empty, real_number
+from ossia.cli.values import choice, not_empty, real_number
 
 KEY_VARIABLE = "OSSIA_RESPONSE_KEY"
 _DAY = 86400.0  # seconds
@@ -34,6 +34,13 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
         metavar="DAYS",
         help="days after their last use that responses are deleted, or never (default: 30)",
     )
+    group.add_argument(
+        "--response-events",
+        type=choice("openai", "open-responses"),
+        default="openai",
+        metavar="openai|open-responses",
+        help="whose names the events of reasoning have in streams (default: openai)",
+    )
 
 
 def store_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -42,6 +49,7 @@ def store_settings(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "response_store": args.response_store,
         "response_max_age": None if days is None else days * _DAY,
+        "response_events": args.response_events,
         "response_key": os.environ.get(KEY_VARIABLE) or None,
     }
 

@@ -21,6 +21,7 @@ from ossia.server.openapi import DOCS_PAGE, describe_with
 from ossia.server.responses.compact import compact_router
 from ossia.server.responses.conversations import conversations_router
 from ossia.server.responses.routes import responses_router
+from ossia.server.responses.socket import socket_router
 from ossia.server.schema.chat import ChatRequest
 from ossia.server.schema.completions import CompletionRequest
 from ossia.server.schema.responses import (
@@ -69,6 +70,7 @@ def create_app(service: Service) -> FastAPI:
     ):
         app.include_router(router, dependencies=with_key)
     app.include_router(_open_router(service))
+    app.include_router(socket_router(service))
     if service.mcp is not None:
         endpoint = KeyCheckedApp(service.mcp, service.config.api_keys)
         app.router.routes.append(Route("/mcp", endpoint=endpoint, include_in_schema=False))

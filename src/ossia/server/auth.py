@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ossia.errors import Unauthorized
@@ -19,7 +19,7 @@ class KeyCheck:
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = tuple(_digest(key) for key in keys)
 
-    async def __call__(self, request: Request) -> None:
+    async def __call__(self, request: HTTPConnection) -> None:
         """Used as a FastAPI dependency.
 
         Raises:
@@ -50,7 +50,7 @@ class KeyCheckedApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         try:
-            await self._check(Request(scope))
+            await self._check(HTTPConnection(scope))
         except Unauthorized as error:
             await error_response(error)(scope, receive, send)
             return

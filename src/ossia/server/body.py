@@ -43,6 +43,15 @@ async def read_body(request: Request, model: type[Model]) -> Model:
             "Content-Type: application/json.",
             code="unsupported_content_type",
         )
+    return parse_body(raw, model)
+
+
+def parse_body(raw: bytes, model: type[Model]) -> Model:
+    """The JSON text as a `model`.
+
+    Raises:
+        InvalidRequest: not JSON, or a field is missing or has a wrong type; `param` is its path.
+    """
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:

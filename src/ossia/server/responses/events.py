@@ -29,6 +29,11 @@ TERMINAL = {
     "cancelled": "response.incomplete",  # OpenAI has no event of its own for it
     "failed": "response.failed",
 }
+# OpenAI's own clients refuse the names that the Open Responses specification has for these.
+_OPEN_RESPONSES = {
+    "response.reasoning_text.delta": "response.reasoning.delta",
+    "response.reasoning_text.done": "response.reasoning.done",
+}
 PROGRESS = "ossia.tool_call.progress"  # ours: only for streams that ask for it
 
 _CLASSES: Mapping[str, type[BaseModel]] = {
@@ -230,6 +235,12 @@ class EventSequence:
     def _demand(self, condition: bool, what: str) -> None:
         if not condition:
             raise EventOrderError(f"{what} may not come in phase {self._phase}.")
+
+
+def spelled(event: JsonObject, names: Literal["openai", "open-responses"]) -> JsonObject:
+    """The event as clients of the one or the other specification know it."""
+    other = _OPEN_RESPONSES.get(event["type"]) if names == "open-responses" else None
+    return event if other is None else {**event, "type": other}
 
 
 def as_json(model: PydanticModel) -> JsonObject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -37,6 +37,7 @@ class History:
         listed: labels of servers whose tools the client was told.
         settings: what was frozen at the start of the conversation.
         session: under which tools keep what they remember of it; "" is a new one.
+        chain: the responses that it is made of, if it is.
     """
 
     items: Sequence[Item] = ()
@@ -45,6 +46,7 @@ class History:
     listed: frozenset[str] = frozenset()
     settings: JsonObject = field(default_factory=dict)
     session: str = ""
+    chain: Sequence[StoredResponse] = ()
 
 
 async def history_of_response(store: Store, response_id: str) -> History:
@@ -69,9 +71,16 @@ async def history_of_response(store: Store, response_id: str) -> History:
             param="previous_response_id",
             code="previous_response_running",
         )
+    return history_of_chain(chain)
+
+
+def history_of_chain(chain: Sequence[StoredResponse]) -> History:
+    """What was said in these responses, the oldest of which comes first."""
     items = [item for response in chain for item in decode_items(response.transcript)]
     wire = [item for response in chain for item in _wire_items(response)]
-    return _history(items, wire, chain[0].settings, chain[0].settings.get("session", chain[0].id))
+    session = chain[0].settings.get("session", chain[0].id)
+    history = _history(items, wire, chain[0].settings, session)
+    return replace(history, chain=chain)
 
 
 async def history_of_conversation(

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ossia.errors import InvalidRequest
@@ -15,6 +16,7 @@ from ossia.server.chat_turn import effort_of
 from ossia.server.responses.history import (
     History,
     NotStored,
+    history_of_chain,
     history_of_conversation,
     history_of_response,
 )
@@ -24,6 +26,7 @@ from ossia.server.responses.tools import RequestTools, request_tools
 from ossia.server.schema.output import JsonSchemaFormat, ResponseFormat
 from ossia.server.schema.responses import TextFormat, TurnOptions
 from ossia.server.service import Service
+from ossia.store.records import StoredResponse
 from ossia.turn import Instructions, Item, OutputFormat, ToolCall, Turn
 
 JsonObject = dict[str, Any]
@@ -66,14 +69,24 @@ class PreparedTurn:
     settings: JsonObject
 
 
-async def prepare_turn(service: Service, request: TurnOptions) -> PreparedTurn:
+async def prepare_turn(
+    service: Service,
+    request: TurnOptions,
+    kept: Mapping[str, Sequence[StoredResponse]] = MappingProxyType({}),
+) -> PreparedTurn:
     """The turn of a request, with what is stored of its conversation.
+
+    `kept` are chains of responses that can be continued although they are not stored.
 
     Raises:
         RequestError: something of it cannot be had or read.
     """
     conversation_id = _conversation_id(request)
-    history = await _history(service, request.previous_response_id, conversation_id)
+    previous = request.previous_response_id
+    if previous is not None and previous in kept:
+        history = history_of_chain(kept[previous])
+    else:
+        history = await _history(service, previous, conversation_id)
     given = await _without_references(service, request.input if request.input is not None else [])
     tools = await request_tools(
         [*(request.tools or ()), *_additional_tools(given)]

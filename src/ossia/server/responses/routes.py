@@ -12,25 +12,21 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ossia.errors import InvalidRequest
 from ossia.harmony.prompt import render_prompt
-from ossia.sampling import SamplingParams
 from ossia.server.access_log import note_usage, request_id
 from ossia.server.body import read_body
 from ossia.server.openapi import takes
-from ossia.server.responses.body import cancelled, new_body
-from ossia.server.responses.events import TERMINAL
+from ossia.server.responses.body import cancelled
+from ossia.server.responses.create import start_response
+from ossia.server.responses.events import TERMINAL, spelled
 from ossia.server.responses.history import NotStored
-from ossia.server.responses.identifiers import new_id
-from ossia.server.responses.output import Shown
 from ossia.server.responses.pages import page_of
-from ossia.server.responses.prepare import RESPONSES_PATHS, prepare_turn
+from ossia.server.responses.prepare import prepare_turn
 from ossia.server.responses.replay import replayed
-from ossia.server.responses.run import ResponseRun, session_of
+from ossia.server.responses.run import ResponseRun
 from ossia.server.schema.responses import ResponsesRequest, TurnOptions
 from ossia.server.service import Service
 from ossia.server.sse import DONE, EventStream, named_event, nobody_left, unless_client_leaves
-from ossia.server.tool_loop import MAX_SERVER_CALLS, LoopLimits, ToolLoop
 from ossia.store.records import UNFINISHED, StoredResponse
 
 JsonObject = dict[str, Any]
@@ -45,11 +41,12 @@ def responses_router(service: Service) -> APIRouter:
     async def create_response(request: Request) -> Response:
         """Ask for a response: reasoning, calls of tools, an answer."""
         body = await read_body(request, ResponsesRequest)
-        run = await unless_client_leaves(request, _start(service, body, request_id(request)))
+        starting = start_response(service, body, request_id(request))
+        run = await unless_client_leaves(request, starting)
         if run is None:
             return nobody_left()
         if body.stream:
-            return EventStream(_watch(run, request))
+            return EventStream(_watch(service, run, request))
         if run.is_background:
             return _json(run.body)
         waiting = asyncio.shield(run.task)
@@ -77,7 +74,7 @@ def responses_router(service: Service) -> APIRouter:
         """A stored response; with `stream`, its events after a sequence number."""
         run = service.live.get(response_id)
         if run is not None and stream:
-            return EventStream(_follow(run, starting_after))
+            return EventStream(_follow(service, run, starting_after))
         if run is not None:
             return _json(run.body)
         stored = await _stored(service, response_id)
@@ -122,92 +119,13 @@ def responses_router(service: Service) -> APIRouter:
     return router
 
 
-async def _start(service: Service, body: ResponsesRequest, identifier: str) -> ResponseRun:
-    """A response that runs, or a refusal."""
-    model = service.check_model(body.model)
-    _refuse_unsupported(body)
-    prepared = await prepare_turn(service, body)
-    response_id = new_id("resp")
-    loop = ToolLoop(
-        service,
-        identifier,
-        prepared.turn,
-        prepared.tools.toolset,
-        _sampling(body),
-        session=session_of(prepared, response_id),
-        limits=LoopLimits(
-            body.max_output_tokens,
-            MAX_SERVER_CALLS if body.max_tool_calls is None else body.max_tool_calls,
-            body.max_reasoning_tokens,
-            truncate=body.truncation == "auto",
-        ),
-        paths=RESPONSES_PATHS,
-        pending=prepared.approved,
-    )
-    await loop.start()
-    try:
-        run = ResponseRun(
-            service,
-            prepared,
-            loop,
-            new_body(body, response_id, model, prepared.conversation_id),
-            shown=_shown(body),
-            store=body.store is not False,
-        )
-        await run.start()
-    except BaseException:
-        await loop.stop()
-        raise
-    return run
-
-
-def _refuse_unsupported(body: ResponsesRequest) -> None:
-    if body.prompt is not None:
-        raise InvalidRequest(
-            "prompt names a stored prompt, which this server does not have; send its text as "
-            "instructions.",
-            param="prompt",
-            code="unsupported_value",
-        )
-    if body.background and body.store is False:
-        raise InvalidRequest(
-            "background needs store: the response is fetched later; leave store out.",
-            param="background",
-        )
-    for name in ("max_output_tokens", "max_tool_calls", "max_reasoning_tokens"):
-        least = 1 if name == "max_output_tokens" else 0
-        value = getattr(body, name)
-        if value is not None and value < least:
-            raise InvalidRequest(f"{name} must be {least} or more.", param=name)
-    if len(body.metadata or {}) > 16:
-        raise InvalidRequest("metadata takes at most 16 keys.", param="metadata")
-
-
-def _sampling(body: ResponsesRequest) -> SamplingParams:
-    names = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
-    given = {name: value for name in names if (value := getattr(body, name)) is not None}
-    wanted = body.wants("message.output_text.logprobs") or body.top_logprobs
-    return SamplingParams(**given, logprobs=body.top_logprobs or 0 if wanted else None)
-
-
-def _shown(body: ResponsesRequest) -> Shown:
-    reasoning, options = body.reasoning, body.stream_options
-    return Shown(
-        reasoning=body.include_reasoning is not False,
-        summary=bool(reasoning and (reasoning.summary or reasoning.generate_summary)),
-        encrypted=body.wants("reasoning.encrypted_content"),
-        logprobs=body.wants("message.output_text.logprobs") or bool(body.top_logprobs),
-        progress=bool(body.stream and options and options.include_tool_progress),
-        code_outputs=body.wants("code_interpreter_call.outputs"),
-        sources=body.wants("web_search_call.action.sources"),
-    )
-
-
-async def _watch(run: ResponseRun, request: Request) -> AsyncGenerator[bytes, None]:
+async def _watch(
+    service: Service, run: ResponseRun, request: Request
+) -> AsyncGenerator[bytes, None]:
     """The events for the client that asked for the response."""
     ended = False
     try:
-        async for part in _follow(run, -1):
+        async for part in _follow(service, run, -1):
             yield part
         ended = True
     finally:
@@ -216,15 +134,15 @@ async def _watch(run: ResponseRun, request: Request) -> AsyncGenerator[bytes, No
         note_usage(request, run.usage)
 
 
-async def _follow(run: ResponseRun, after: int) -> AsyncGenerator[bytes, None]:
+async def _follow(service: Service, run: ResponseRun, after: int) -> AsyncGenerator[bytes, None]:
     last = None
     async for events in run.log.follow():
         last = events[-1]
         wanted = [event for event in events if event["sequence_number"] > after]
         if wanted:
-            yield b"".join(map(named_event, wanted))
+            yield b"".join(_sse(service, event) for event in wanted)
     if last is not None and last["sequence_number"] <= after:
-        yield named_event({**last, "sequence_number": after + 1})
+        yield _sse(service, {**last, "sequence_number": after + 1})
     yield DONE
 
 
@@ -238,7 +156,7 @@ async def _stored_events(
         for number, data in await service.store.events(stored.id, sent):
             event = msgspec.json.decode(data)
             sent, is_ended = number, event["type"] in TERMINAL.values()
-            yield named_event(event)
+            yield _sse(service, event)
         if not running:
             break
         await asyncio.sleep(_POLL_SECONDS)
@@ -248,10 +166,14 @@ async def _stored_events(
         for event in events:
             if event["sequence_number"] > after:
                 sent = event["sequence_number"]
-                yield named_event(event)
+                yield _sse(service, event)
     if not is_ended:
-        yield named_event({**last, "sequence_number": sent + 1})
+        yield _sse(service, {**last, "sequence_number": sent + 1})
     yield DONE
+
+
+def _sse(service: Service, event: JsonObject) -> bytes:
+    return named_event(spelled(event, service.config.response_events))
 
 
 async def _stored(service: Service, response_id: str) -> StoredResponse:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -81,6 +81,16 @@ class ResponseRun:
         if self._final is not None:
             return self._final
         return self._body | {"output": list(self._writer.output)}
+
+    @property
+    def record(self) -> StoredResponse:
+        """What is stored of it, or would be."""
+        return self._record(self.body)
+
+    @property
+    def chain(self) -> Sequence[StoredResponse]:
+        """The responses that it goes on from."""
+        return self._prepared.history.chain
 
     @property
     def is_background(self) -> bool:
