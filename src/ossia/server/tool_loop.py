@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
@@ -35,7 +36,7 @@ from ossia.server.turn_memory import ConversationKey, SentTurn
 from ossia.server.usage import Usage
 from ossia.tools.runner import run_call
 from ossia.tools.tool import CallContext, ToolOutput
-from ossia.turn import GeneratedTokens, Item, ToolCall, ToolChoice, ToolResult, Turn
+from ossia.turn import GeneratedTokens, Item, ToolCall, ToolResult, Turn
 
 MAX_SERVER_CALLS = 64  # of one answer, where the request sets no limit
 _RESERVE = 1_024  # tokens kept for the answer where a conversation is truncated
@@ -183,11 +184,7 @@ class ToolLoop:
 
     async def _begin(self) -> _Round:
         service = self._service
-        turn = dataclasses.replace(
-            self._turn,
-            items=(*self._turn.items, *self.added),
-            tool_choice=self._choice(),
-        )
+        turn = dataclasses.replace(self._offered(), items=(*self._turn.items, *self.added))
         service.admit(1)  # before the work of compiling, and again when that is done
         constraint = await constrained_turn(service, turn, self._paths, self._limit())
         recalled = service.memory.recall(turn.items)
@@ -207,13 +204,20 @@ class ToolLoop:
         self._rounds += 1
         return _Round(generation, assembler, recalled.key)
 
-    def _choice(self) -> ToolChoice:
-        choice = self._turn.tool_choice
-        if self._calls_left <= 0 and self._toolset.runs_on_server:
-            return self._toolset.without_server_tools()
+    def _offered(self) -> Turn:
+        """The turn with the tools that may be called in this round."""
+        turn = self._turn
+        choice = turn.tool_choice
         if self._rounds and choice.mode == "required":
-            return dataclasses.replace(choice, mode="auto")  # it was called
-        return choice
+            choice = dataclasses.replace(choice, mode="auto")  # it was called
+        if self._calls_left <= 0 and self._toolset.runs_on_server:
+            left = self._toolset.without_server_tools(choice)
+            if self._service.grammars is not None:
+                choice = left
+            else:  # nothing holds the model to a choice, so that it is not shown the others
+                tools = tuple(tool for tool in turn.tools if tool.name in (left.names or ()))
+                turn = dataclasses.replace(turn, tools=tools, builtins=())
+        return dataclasses.replace(turn, tool_choice=choice)
 
     def _limit(self) -> int | None:
         return self._limits.max_reasoning_tokens
@@ -252,12 +256,18 @@ class ToolLoop:
     ) -> AsyncGenerator[CallProgress | CallDone, None]:
         """Run them side by side; their results stand in the conversation in the calls' order."""
         events: asyncio.Queue[CallProgress | CallDone] = asyncio.Queue()
+        loop, own_thread = asyncio.get_running_loop(), threading.get_ident()
+
+        def tell(event: CallProgress) -> None:
+            if threading.get_ident() == own_thread:
+                events.put_nowait(event)
+            else:  # of a function that runs in a thread
+                loop.call_soon_threadsafe(events.put_nowait, event)
 
         async def one(call: ToolCall, offer: Offer) -> None:
             assert offer.tool is not None
             context = CallContext(
-                self._session,
-                lambda text: events.put_nowait(CallProgress(call.call_id, text)),
+                self._session, lambda text: tell(CallProgress(call.call_id, text))
             )
             output = await run_call(offer.tool, call.arguments, context)
             events.put_nowait(CallDone(call.call_id, output))
@@ -276,6 +286,8 @@ class ToolLoop:
                 event = await events.get()
                 if isinstance(event, CallDone):
                     outputs[event.call_id] = event.output
+                elif event.call_id in outputs:
+                    continue  # of a tool that goes on although its call is over
                 yield event
         finally:
             for task in tasks:

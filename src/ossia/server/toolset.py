@@ -70,10 +70,14 @@ class Toolset:
         """Whether any of them is run here."""
         return any(offer.kind == "server" for offer in self.offers.values())
 
-    def without_server_tools(self) -> ToolChoice:
-        """The choice when the server has run as many calls as it may."""
-        names = tuple(name for name, offer in self.offers.items() if offer.kind != "server")
-        return ToolChoice("auto", names, builtins=False)
+    def without_server_tools(self, choice: ToolChoice) -> ToolChoice:
+        """What is left of a choice when the server has run as many calls as it may."""
+        names = tuple(
+            name
+            for name, offer in self.offers.items()
+            if offer.kind != "server" and (choice.names is None or name in choice.names)
+        )
+        return ToolChoice(choice.mode if names else "auto", names, builtins=False)
 
 
 def by_name(offers: Iterable[tuple[str, Offer]]) -> dict[str, Offer]:
