@@ -16,7 +16,7 @@ import msgspec
 import platformdirs
 
 from ossia.config import ServerConfig
-from ossia.errors import RequestError, StartupError
+from ossia.errors import ConfigError, RequestError, StartupError
 from ossia.server.responses.body import failed
 from ossia.server.responses.events import TERMINAL
 from ossia.server.responses.reasoning_seal import ReasoningSeal
@@ -57,15 +57,19 @@ class Storage:
         if url == MEMORY:
             url = _MEMORY_URL
         try:
-            store = await Store.open(url, max_age=config.response_max_age)
             seal = ReasoningSeal(_sealer(config, url))
+            store = await Store.open(url, max_age=config.response_max_age)
         except StartupError as error:
-            if config.response_store is not None:
+            if config.response_store is not None or isinstance(error, ConfigError):
                 raise
             logger.warning("%s Responses are kept in memory until the server stops.", error.message)
-            store = await Store.open(_MEMORY_URL, max_age=config.response_max_age)
             seal = ReasoningSeal(_sealer(config, _MEMORY_URL))
-        await end_of_the_dead(store)
+            store = await Store.open(_MEMORY_URL, max_age=config.response_max_age)
+        try:
+            await end_of_the_dead(store)
+        except BaseException:
+            await store.close()
+            raise
         return cls(store, seal)
 
     async def close(self) -> None:
