@@ -203,10 +203,17 @@ class _Server:
         return (
             f"Ready in {seconds:.1f} s: {service.model_names[0]} ({info.architecture}, "
             f"{info.dtype}, {info.device}), context {info.max_model_len} tokens, at {url}\n"
-            f"API: {url}/docs   Metrics: {url}/metrics   Ctrl-C stops. Try:\n\n"
+            f"API: {url}/docs   Metrics: {url}/metrics   {self._tools_line(service, url)}"
+            "Ctrl-C stops. Try:\n\n"
             f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} "
             f"-d {shlex.quote(body)}\n"
         )
+
+    @staticmethod
+    def _tools_line(service: Service, url: str) -> str:
+        names = ", ".join(tool.name for tool in service.tools.all())
+        where = f" (MCP: {url}/mcp)" if service.mcp is not None else ""
+        return f"Tools: {names}{where}   " if names else ""
 
 
 def _speaks_harmony(client: EngineClient, service: Service) -> EngineClient:
