@@ -101,9 +101,14 @@ def count(openai_client: OpenAI) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def tool_server(start_server: Any) -> Any:
-    """Runs the tools of the demo, also for MCP clients, and may contact this machine."""
+def tool_server(start_server: Any, server: Any) -> Any:
+    """Runs the tools of the demo, also for MCP clients, and may contact this machine.
+
+    It has the store of `server`.
+    """
+    store = server.log.parent / "data" / "ossia" / "responses.db"
     return start_server(
+        *("--response-store", f"sqlite:///{store}"),
         *("--tool-server", "demo", "--enable-mcp-tool-server", "--api-key", SECRET),
         *("--allowed-host", "127.0.0.1"),
     )

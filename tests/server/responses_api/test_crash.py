@@ -108,8 +108,8 @@ def _work(client: OpenAI) -> _Work:
         **HELLO, previous_response_id=answered.id
     ).input_tokens
     work.watch(background=True)
-    # It writes before the others come, so that there is something to lose.
-    wait_for(lambda: len(work.streams[0]) > 60, SECONDS)
+    # For longer than events wait for their way into the store, before the others come.
+    wait_for(lambda: len(work.streams[0]) > 500, SECONDS)
     for _ in range(RUNNING - 1):
         work.watch()
     begin = {**HELLO, **ENDLESS, "background": True}
