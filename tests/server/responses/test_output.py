@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from openai import omit
 from openai.lib.streaming.responses._responses import ResponseStreamState
@@ -302,7 +302,15 @@ def test_every_stream_is_numbered_valid_and_adds_up_to_its_output(
         assert [item["id"] for item in read] == [item["id"] for item in played.writer.output]  # type: ignore[attr-defined]
 
 
+ASKING: list[LoopEvent] = [
+    CallStart(0, "call_0", "delete"),
+    CallArguments(0, '{"path": "/"}'),
+    MessageClosed(True),
+]
+
+
 @settings(max_examples=100)
+@example(Walk(Shown(), [], [], ASKING), "completed")
 @given(walks(), statuses)
 def test_a_response_that_has_ended_is_streamed_again(
     play_walk: Any, walk: Walk, status: str

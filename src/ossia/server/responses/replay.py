@@ -29,6 +29,8 @@ def _item_events(sequence: EventSequence, index: int, item: Event) -> Iterator[E
 
     empty = {"content": [], "arguments": "", "summary": [], "code": "", "input": "", "tools": []}
     blank = {key: empty.get(key, value) for key, value in item.items()}
+    if item["type"] == "mcp_approval_request":  # comes whole, without events of its own
+        blank = dict(item)
     if "status" in item:
         blank["status"] = "in_progress"
     yield emit("output_item.added", item=blank)
