@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from pydantic import BaseModel
@@ -254,7 +255,5 @@ def test_usage_counts_reasoning_and_what_was_cached(ask: Ask) -> None:
 
 
 def test_an_omitted_model_is_the_served_one(server: Any) -> None:
-    import httpx
-
     answer = httpx.post(server.url + "/v1/responses", json={"input": "Hi", "max_output_tokens": 1})
     assert answer.json()["model"] == "scripted"
