@@ -21,13 +21,16 @@ from ossia.harmony import tokenizer as special
 from ossia.harmony.ll_tokenizer import ll_tokenizer, parser_limits
 from ossia.harmony.tokenizer import Tokenizer
 from ossia.sampling import SamplingParams
+from ossia.server import tool_loop
 from ossia.server.grammar_threads import GrammarThreads
 from ossia.server.metrics import Metrics
 from ossia.server.responses.prepare import RESPONSES_PATHS
+from ossia.server.server_tools import ServerTools
 from ossia.server.tool_loop import CallDone, CallProgress, LoopEvent, LoopLimits, ToolLoop
 from ossia.server.toolset import Offer, Toolset, server_offer
 from ossia.server.turn_memory import TurnMemory
 from ossia.tools.echo import Echo
+from ossia.tools.registry import ToolRegistry
 from ossia.tools.tool import CallContext, Tool, ToolError, ToolOutput
 from ossia.turn import (
     GeneratedTokens,
@@ -135,6 +138,7 @@ class Stage:
     grammars: GrammarThreads | None
     engine: ScriptedEngine = field(init=False)
     memory: TurnMemory = field(default_factory=TurnMemory)
+    tools: ServerTools = field(default_factory=lambda: ServerTools(ToolRegistry()))
     metrics: Metrics = field(
         default_factory=lambda: Metrics(lambda: EngineStats(), lambda: 0, lambda: 0)
     )
@@ -488,6 +492,17 @@ async def test_a_fault_of_the_engine_is_passed_on(stage: Stage) -> None:
     loop = stage.loop([calls(ECHO), EngineUnavailable("It is gone.")], Echo())
     with pytest.raises(EngineUnavailable):
         await run(loop)
+
+
+async def test_a_fault_of_ours_in_a_call_ends_the_answer(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> ToolOutput:
+        raise AssertionError("broken")
+
+    monkeypatch.setattr(tool_loop, "run_call", broken)
+    with pytest.raises(AssertionError, match="broken"):
+        await run(stage.loop([calls(ECHO, ECHO)], Echo()))
 
 
 async def test_a_tool_is_cancelled_with_its_answer(stage: Stage) -> None:

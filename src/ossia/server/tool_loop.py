@@ -255,7 +255,7 @@ class ToolLoop:
         self, calls: Sequence[ToolCall]
     ) -> AsyncGenerator[CallProgress | CallDone, None]:
         """Run them side by side; their results stand in the conversation in the calls' order."""
-        events: asyncio.Queue[CallProgress | CallDone] = asyncio.Queue()
+        events: asyncio.Queue[CallProgress | CallDone | Exception] = asyncio.Queue()
         loop, own_thread = asyncio.get_running_loop(), threading.get_ident()
 
         def tell(event: CallProgress) -> None:
@@ -265,6 +265,12 @@ class ToolLoop:
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         async def one(call: ToolCall, offer: Offer) -> None:
+            try:
+                await answered(call, offer)
+            except Exception as error:  # a fault of ours, which nobody else would hear of
+                events.put_nowait(error)
+
+        async def answered(call: ToolCall, offer: Offer) -> None:
             assert offer.tool is not None
             context = CallContext(
                 self._session, lambda text: tell(CallProgress(call.call_id, text))
@@ -284,6 +290,8 @@ class ToolLoop:
         try:
             while len(outputs) < len(calls):
                 event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
                 if isinstance(event, CallDone):
                     outputs[event.call_id] = event.output
                 elif event.call_id in outputs:
