@@ -62,7 +62,13 @@ TOLD = [
 
 def left(name: str, **fields: Any) -> StoredResponse:
     """A response that was under way."""
-    body = {"id": name, "status": "in_progress", "output": [], "usage": None, "error": None}
+    body: dict[str, Any] = {
+        "id": name,
+        "status": "in_progress",
+        "output": [],
+        "usage": None,
+        "error": None,
+    }
     return StoredResponse(
         id=name,
         created_at=1,
