@@ -5,6 +5,7 @@
 
 PORT ?= 8000
 MODEL ?= demo
+TOOLS ?= --tool-server demo --enable-mcp-tool-server
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 	2>/dev/null && echo $$p && break; done)
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 .PHONY: run test check setup-% format clean
 
 run: setup-run
-	@exec .venv/bin/ossia serve $(MODEL) --port $(PORT)
+	@exec .venv/bin/ossia serve $(MODEL) --port $(PORT) $(TOOLS)
 
 test: setup-test
 	.venv/bin/python -m pytest $(TESTS)

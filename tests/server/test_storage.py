@@ -57,6 +57,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 TOLD = [
     (0, b'{"type":"response.created","sequence_number":0}'),
     (1, b'{"type":"response.in_progress","sequence_number":1}'),
+    (2, b'{"type":"response.output_item.done","output_index":1,"item":{"id":"mcp_2"}}'),
+    (3, b'{"type":"response.output_item.done","output_index":0,"item":{"id":"mcp_1"}}'),
+    (4, b'{"type":"response.output_item.added","output_index":2,"item":{"id":"msg_1"}}'),
 ]
 
 
@@ -92,7 +95,7 @@ async def test_a_response_of_a_dead_server_ends_as_failed_with_a_last_event(tmp_
 
     storage = await Storage.open(ServerConfig(response_store=url, response_key="k" * 32))
     try:
-        for name, number in (("resp_told", 2), ("resp_silent", 0)):
+        for name, number in (("resp_told", 5), ("resp_silent", 0)):
             stored = await storage.store.get(name)
             assert stored is not None
             assert stored.status == stored.body["status"] == "failed"
@@ -102,6 +105,8 @@ async def test_a_response_of_a_dead_server_ends_as_failed_with_a_last_event(tmp_
             assert last["type"] == "response.failed"
             assert last["sequence_number"] == last_number == number
             assert last["response"] == stored.body
+            whole = [{"id": "mcp_1"}, {"id": "mcp_2"}] if name == "resp_told" else []
+            assert stored.body["output"] == whole
     finally:
         await storage.close()
 

@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for client in ("httpx", "httpx2"):  # a line for each request of a tool
         logging.getLogger(client).setLevel(logging.WARNING)
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # tracebacks for faults of other servers
     from ossia.server.run import serve
 
     serve(engine, server)

@@ -18,7 +18,7 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "stored responses",
         f"The key that seals the reasoning which clients carry is {KEY_VARIABLE}, or else a file "
-        "beside the store; several servers that share clients need the same.",
+        "in the user's data folder; several servers that share clients need the same.",
     )
     group.add_argument(
         "--response-store",

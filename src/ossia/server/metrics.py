@@ -73,6 +73,19 @@ class Metrics:
             buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
+        self.tool_seconds = Histogram(
+            "ossia_tool_call_seconds",
+            "Calls that the server ran; the tools of MCP servers are all `other`",
+            ("tool", "outcome"),
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self.responses = Counter(
+            "ossia_responses",
+            "Ended responses of the Responses API",
+            ("status",),
+            registry=registry,
+        )
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""

@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import platformdirs
@@ -98,18 +100,21 @@ class Storage:
 async def end_of_the_dead(store: Store) -> None:
     """End as failed what processes left behind that are no more."""
     for response in await store.recover():
-        body = failed(
-            response.body,
-            response.body.get("output", []),
-            None,
-            RequestError(_DIED, code="server_error"),
-        )
         events = await store.events(response.id)
+        error = RequestError(_DIED, code="server_error")
+        body = failed(response.body, _written(events), None, error)
         number = events[-1][0] + 1 if events else 0
         last = {"type": TERMINAL["failed"], "response": body, "sequence_number": number}
         await store.append_events(response.id, [(number, msgspec.json.encode(last))])
         await store.finish(replace(response, status="failed", body=body))
         logger.warning("The response %s was under way when its server stopped.", response.id)
+
+
+def _written(events: Sequence[tuple[int, bytes]]) -> list[dict[str, Any]]:
+    """The output items that were whole before the server died."""
+    decoded = [msgspec.json.decode(event) for _, event in events]
+    done = [event for event in decoded if event["type"] == "response.output_item.done"]
+    return [event["item"] for event in sorted(done, key=lambda event: event["output_index"])]
 
 
 def _sealer(config: ServerConfig, url: str) -> Sealer:

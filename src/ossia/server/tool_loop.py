@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
@@ -189,13 +190,16 @@ class ToolLoop:
         constraint = await constrained_turn(service, turn, self._paths, self._limit())
         recalled = service.memory.recall(turn.items)
         turn = dataclasses.replace(turn, items=recalled.items)
+        left = self._tokens_left()
+        room = service.engine.info.max_model_len
         if self._limits.truncate:
-            room = service.engine.info.max_model_len
-            reserve = min(self._tokens_left() or _RESERVE, room // 4)
+            reserve = min(left or _RESERVE, room // 4)
             turn = without_oldest(turn, service.tokenizer, room - reserve)
         service.admit(1)
         prompt = render_prompt(turn, service.tokenizer)
-        params = msgspec.structs.replace(self._params, max_tokens=self._tokens_left())
+        if self._limits.truncate and left is not None:
+            left = max(1, min(left, room - len(prompt)))  # who wants more gets what there is
+        params = msgspec.structs.replace(self._params, max_tokens=left)
         names = tuple(self._toolset.offers)
         assembler = TurnAssembler(service.tokenizer, names, by_message=True)
         identifier = f"{self._identifier}-{self._rounds}"
@@ -275,7 +279,12 @@ class ToolLoop:
             context = CallContext(
                 self._session, lambda text: tell(CallProgress(call.call_id, text))
             )
+            started = time.perf_counter()
             output = await run_call(offer.tool, call.arguments, context)
+            known = any(tool is offer.tool for tool in self._service.tools.own())
+            self._service.metrics.tool_seconds.labels(
+                offer.tool.name if known else "other", "failed" if output.is_error else "completed"
+            ).observe(time.perf_counter() - started)
             events.put_nowait(CallDone(call.call_id, output))
 
         tasks = []

@@ -71,6 +71,11 @@ async def find_items(
     return {item_id: found[item_id] for item_id in item_ids if item_id in found}
 
 
+async def is_unfinished(connection: AsyncConnection, response_id: str) -> bool:
+    wanted = select(table.c.id).where(table.c.id == response_id, table.c.status.in_(UNFINISHED))
+    return (await connection.execute(wanted)).one_or_none() is not None
+
+
 async def get(
     connection: AsyncConnection, response_id: str, expiry: Expiry
 ) -> StoredResponse | None:

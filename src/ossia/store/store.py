@@ -138,16 +138,24 @@ class Store:
         """
         return await self._database.read(lambda c: responses.find_items(c, item_ids, self._expiry))
 
-    async def append_events(self, id: str, events: Sequence[tuple[int, bytes]]) -> None:
+    async def append_events(self, id: str, events: Sequence[tuple[int, bytes]]) -> bool:
         """Add (sequence number, event) pairs; a number that is there keeps its first event.
 
         Nothing is added to a response that is deleted.
+
+        Returns:
+            Whether the response is there and has not ended.
         """
         new = self._database.insert_new(tables.events)
+
+        async def append(connection: AsyncConnection) -> bool:
+            await responses.append_events(connection, new, id, events)
+            return await responses.is_unfinished(connection, id)
+
         try:
-            await self._database.write(lambda c: responses.append_events(c, new, id, events))
+            return await self._database.write(append)
         except IntegrityError:
-            return  # nothing refers to the events but their response, which is not there
+            return False  # nothing refers to the events but their response, which is not there
 
     async def events(self, id: str, after: int = -1) -> list[tuple[int, bytes]]:
         """The (sequence number, event) pairs with larger numbers than `after`, in order."""

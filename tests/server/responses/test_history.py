@@ -187,6 +187,20 @@ async def test_an_edited_part_of_a_conversation_is_read_from_its_items(
     ]
 
 
+async def test_a_result_without_its_call_is_left_out(
+    conversation: Store, seal: ReasoningSeal
+) -> None:
+    [call] = [
+        row.item["id"]
+        for row in await conversation.all_items("conv")
+        if row.item["type"] == "function_call"
+    ]
+    await conversation.delete_item("conv", call)
+    await conversation.delete_item("conv", "msg_2")  # so that the result is read from its item
+    items = (await history(conversation, seal)).items
+    assert not [item for item in items if isinstance(item, ToolCall | ToolResult)]
+
+
 async def test_items_of_a_deleted_response_are_read_as_they_are(
     conversation: Store, seal: ReasoningSeal
 ) -> None:

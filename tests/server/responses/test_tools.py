@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.errors import InvalidRequest
-from ossia.server.responses.tools import RequestTools, request_tools
+from ossia.server.responses.tools import RequestTools, request_tools, server_offers
 from ossia.server.server_tools import ServerTools
 from ossia.server.toolset import Offer
+from ossia.tools.echo import Echo
 from ossia.tools.options import ToolOptions
 from ossia.tools.registry import ToolRegistry, load_tools
 from ossia.tools.tool import CallContext, Tool, ToolOutput
@@ -214,12 +215,11 @@ async def test_a_tool_of_a_server_gives_way_to_a_function_of_its_name(order: Any
     assert found["demo.echo"].wire_name == "echo"
 
 
-async def test_tools_of_one_name_get_the_labels_of_their_servers() -> None:
-    again = {**MCP, "server_label": "ossia", "allowed_tools": ["echo"]}
-    found = await tools({**MCP, "allowed_tools": ["echo"]}, again)
-    assert list(found.toolset.offers) == ["echo", "ossia.echo"]
-    assert found.name_of("demo", "echo") == "echo"
-    assert found.name_of("ossia", "echo") == "ossia.echo"
+def test_tools_of_one_name_get_the_labels_of_their_servers() -> None:
+    [first] = server_offers([Echo()], [], "one")
+    [second] = server_offers([Echo()], [first.name], "two")
+    assert (first.name, second.name) == ("echo", "two.echo")
+    assert first.wire_name == second.wire_name == "echo"
 
 
 @pytest.mark.parametrize(
@@ -228,13 +228,18 @@ async def test_tools_of_one_name_get_the_labels_of_their_servers() -> None:
         ((FUNCTION, FUNCTION), "tools[1].name"),
         ((FUNCTION, CUSTOM | {"name": "weather"}), "tools[1].name"),
         ((FUNCTION | {"name": "crm.find"}, SPACE), "tools[1].tools[0].name"),
-        ((MCP, MCP, MCP), "tools[2]"),
     ],
 )
 async def test_two_tools_of_one_name_are_refused(specs: Any, param: str) -> None:
     refused = await refusal(*specs)
     assert "each needs its own" in refused.message
     assert refused.param == param
+
+
+async def test_a_tool_of_this_server_that_two_specs_bring_is_offered_once() -> None:
+    assert await names(MCP, MCP) == await names(MCP)
+    searches = ({"type": "web_search"}, {"type": "web_search_preview"}, MCP)
+    assert (await names(*searches, server=WITH_BUILTINS)).count("browser.search") == 1
 
 
 async def test_hosted_tools_are_those_that_gpt_oss_was_trained_on() -> None:

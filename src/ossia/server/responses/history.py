@@ -104,9 +104,28 @@ async def history_of_conversation(
         else:
             before = _history(items, seen, {}, "")
             known = Known(before.calls, _as_calls(before.approvals))
-            items += read_items(wire, known, seal, "items").items
+            items += read_items(_with_their_calls(wire, known), known, seal, "items").items
         seen += wire
     return _history(items, seen, conversation.settings, conversation.id)
+
+
+def _with_their_calls(wire: Sequence[JsonObject], known: Known) -> list[JsonObject]:
+    """Without answers whose call or request was taken out of the conversation."""
+    calls, requests = set(known.calls), set(known.approvals)
+    kept = []
+    for item in wire:
+        match item.get("type"):
+            case "function_call" | "custom_tool_call":
+                calls.add(str(item.get("call_id")))
+            case "mcp_approval_request":
+                requests.add(str(item.get("id")))
+            case "function_call_output" | "custom_tool_call_output":
+                if item.get("call_id") not in calls:
+                    continue
+            case "mcp_approval_response" if item.get("approval_request_id") not in requests:
+                continue
+        kept.append(item)
+    return kept
 
 
 def _history(

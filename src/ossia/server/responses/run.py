@@ -157,8 +157,9 @@ class ResponseRun:
         try:
             async for event in running:
                 self._publish(writer.write(event))
-                if self._unsaved and time.monotonic() - self._saved_at > FLUSH_SECONDS:
-                    await self._save_events()
+                due = time.monotonic() - self._saved_at > FLUSH_SECONDS
+                if self._unsaved and due and not await self._save_events():
+                    raise asyncio.CancelledError  # through another server, or it was deleted
         finally:
             await running.aclose()
         self._publish(writer.end())
@@ -177,6 +178,7 @@ class ResponseRun:
             if self._store:
                 await self._save_end(final, last)
             self._final = final
+            self._service.metrics.responses.labels(final["status"]).inc()
             self.log.append(last)
         except RequestError as error:  # the store
             self._final = self._failed(error)
@@ -202,10 +204,11 @@ class ResponseRun:
             if self._store and self.is_background:
                 self._unsaved.append((event["sequence_number"], _encode(event)))
 
-    async def _save_events(self) -> None:
+    async def _save_events(self) -> bool:
+        """Whether it is still to go on."""
         unsaved, self._unsaved = self._unsaved, []
         self._saved_at = time.monotonic()
-        await self._service.store.append_events(self.id, unsaved)
+        return await self._service.store.append_events(self.id, unsaved)
 
     def _record(self, body: JsonObject) -> StoredResponse:
         prepared = self._prepared

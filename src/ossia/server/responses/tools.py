@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ossia.errors import InvalidRequest
 from ossia.server.chat_tools import check_name
-from ossia.server.server_tools import ServerTools
+from ossia.server.server_tools import OWN_LABELS, ServerTools
 from ossia.server.toolset import FREE_TEXT, Offer, Toolset, by_name, server_offer
 from ossia.tools.tool import Tool
 from ossia.turn import ToolChoice, ToolDefinition
@@ -89,17 +89,24 @@ async def request_tools(
             listing, approval = await _mcp(spec, path, server)
             listings.append(listing)
             taken = [offer.name for _, offer in offers]
+            new = _not_offered(listing.tools, offers)
             offers += [
-                (path, offer)
-                for offer in server_offers(listing.tools, taken, listing.label, approval)
+                (path, offer) for offer in server_offers(new, taken, listing.label, approval)
             ]
         elif tools := server.builtin(_HOSTED.get(kind, "")):
-            offers += [(path, offer) for offer in server_offers(tools, [])]
+            new = _not_offered(tools, offers)
+            offers += [(path, offer) for offer in server_offers(new, [])]
         else:
             server.note_left_out(kind)
     found = by_name(offers)
     chosen = tool_choice(choice, found)
     return RequestTools(Toolset() if chosen is None else Toolset(found, chosen), listings)
+
+
+def _not_offered(tools: Sequence[Tool], offers: Sequence[tuple[str, Offer]]) -> list[Tool]:
+    """Those that no earlier spec has brought: two may name the same tool of this server."""
+    known = {id(offer.tool) for _, offer in offers}
+    return [tool for tool in tools if id(tool) not in known]
 
 
 def _is_mcp(spec: object) -> bool:
@@ -323,7 +330,7 @@ def _is_meant(offer: Offer, tool: JsonObject) -> bool:
     if kind == "mcp":
         return (
             offer.kind == "server"
-            and offer.server_label == tool.get("server_label")
+            and _is_same_server(offer.server_label, str(tool.get("server_label")))
             and name in (None, offer.wire_name)
         )
     if isinstance(tool.get("function"), Mapping):  # as Chat Completions spells it
@@ -331,6 +338,10 @@ def _is_meant(offer: Offer, tool: JsonObject) -> bool:
     namespace = tool.get("namespace")
     known = (offer.wire_name, offer.namespace) == (name, namespace) or offer.name == name
     return kind == offer.kind and known
+
+
+def _is_same_server(label: str, wanted: str) -> bool:
+    return label == wanted or (label in OWN_LABELS and wanted in OWN_LABELS)
 
 
 def _text(spec: JsonObject, name: str, path: str) -> str:
