@@ -42,6 +42,13 @@ class RequestError(OssiaError):
             self.code = code
 
 
+def of_field(error: RequestError, name: str) -> RequestError:
+    """A refusal of `max_tokens`, for a request that has it under another `name`; others as is."""
+    if error.param != "max_tokens":
+        return error
+    return type(error)(error.message.replace("max_tokens", name), param=name, code=error.code)
+
+
 class InvalidRequest(RequestError):
     """A field has a wrong type or a value out of range."""
 

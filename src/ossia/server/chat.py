@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ossia.answer.assembler import TurnAssembler
 from ossia.engine.messages import Constraint
-from ossia.errors import InvalidRequest, RequestError
+from ossia.errors import InvalidRequest, RequestError, of_field
 from ossia.harmony.grammar import CHAT_PATHS, FieldPaths
 from ossia.harmony.prompt import render_prompt
 from ossia.server.access_log import request_id
@@ -81,9 +81,7 @@ async def _start(
     try:
         generation.add(prompt, params, assemblers, constraint)
     except RequestError as error:
-        if wanted is not None and error.param == "max_tokens":
-            raise _of_completion_tokens(error) from None
-        raise
+        raise of_field(error, "max_tokens" if wanted is None else "max_completion_tokens") from None
     return generation, recalled.key
 
 
@@ -127,12 +125,6 @@ async def _start_loop(
     )
     await loop.start()
     return LoopGeneration(loop, tools.toolset), b""
-
-
-def _of_completion_tokens(error: RequestError) -> RequestError:
-    """The refusal of `max_tokens`, for a request that has the field of the newer name."""
-    name = "max_completion_tokens"
-    return type(error)(error.message.replace("max_tokens", name), param=name, code=error.code)
 
 
 async def _constrained(service: Service, body: ChatRequest) -> tuple[Turn, Constraint | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from ossia.errors import InvalidRequest
+from ossia.errors import InvalidRequest, RequestError, of_field
 from ossia.sampling import SamplingParams
 from ossia.server.responses.body import new_body
 from ossia.server.responses.identifiers import new_id
@@ -52,7 +52,10 @@ async def start_response(
         paths=RESPONSES_PATHS,
         pending=prepared.approved,
     )
-    await loop.start()
+    try:
+        await loop.start()
+    except RequestError as error:
+        raise of_field(error, "max_output_tokens") from None
     try:
         run = ResponseRun(
             service,

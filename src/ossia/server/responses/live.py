@@ -20,6 +20,10 @@ class EventLog:
         self._is_closed = False
         self._changed = asyncio.Event()
 
+    def __len__(self) -> int:
+        """How many events there have been; the next one has this number."""
+        return len(self._events)
+
     def append(self, event: Event) -> None:
         """The next event."""
         self._events.append(event)

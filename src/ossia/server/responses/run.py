@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -71,6 +71,7 @@ class ResponseRun:
             self._session,
         )
         self._final: JsonObject | None = None
+        self._phase: Literal["new", "called off", "running", "ending"] = "new"
         self._stopped: str | None = None  # why the server itself ends it
         self._unsaved: list[tuple[int, bytes]] = []
         self._saved_at = time.monotonic()
@@ -114,17 +115,22 @@ class ResponseRun:
         self._service.live.add(self)
 
     def cancel(self) -> None:
-        """End it now; what there is of it is kept."""
-        self.task.cancel()
+        """End it now, unless it is ending; what there is of it is kept."""
+        if self._phase == "running":
+            self.task.cancel()
+        elif self._phase == "new":  # a task that has not begun would never come to its end
+            self._phase = "called off"
 
     def fail(self, reason: str) -> None:
-        """End it now, as failed with this sentence."""
-        self._stopped = reason
-        self.task.cancel()
+        """End it now, unless it is ending, as failed with this sentence."""
+        if self._phase != "ending":
+            self._stopped = reason
+        self.cancel()
 
     async def _run(self) -> None:
         try:
-            final = await self._answer()
+            called_off, self._phase = self._phase == "called off", "running"
+            final = await self._answer(called_off=called_off)
         except asyncio.CancelledError:
             if self._stopped is None:
                 final = cancelled(self._body, self._writer.output, self.usage)
@@ -135,11 +141,15 @@ class ResponseRun:
         except Exception:
             logger.exception("Response %s failed.", self.id)
             final = self._failed(internal_error(self.id))
-        finally:
-            await self._loop.stop()
+        self._phase = "ending"
+        current = asyncio.current_task()
+        assert current is not None
+        while current.cancelling():
+            current.uncancel()  # what follows is not to be cancelled
+        await self._loop.stop()
         await self._end(final)
 
-    async def _answer(self) -> JsonObject:
+    async def _answer(self, *, called_off: bool) -> JsonObject:
         """Everything up to the last event; the response as it ends."""
         self._publish([self._sequence.lifecycle("response.created", dict(self._body))])
         if self.is_background:
@@ -147,6 +157,8 @@ class ResponseRun:
             self._body = self._body | {"status": "in_progress"}
             await self._service.store.update(self.id, status="in_progress", body=self._body)
         self._publish([self._sequence.lifecycle("response.in_progress", dict(self._body))])
+        if called_off:
+            raise asyncio.CancelledError
         writer = self._writer
         for listing in self._prepared.tools.listings:
             if listing.label not in self._prepared.history.listed:
@@ -171,20 +183,30 @@ class ResponseRun:
         return failed(self._body, self._writer.output, self.usage, error)
 
     async def _end(self, final: JsonObject) -> None:
+        last = self._last_event(final)
+        try:
+            if self._store:
+                await self._save_end(last["response"], last)
+        except RequestError as error:  # the store
+            last = self._failed_event(error)
+        self._final = last["response"]
+        self._service.metrics.responses.labels(self._final["status"]).inc()
+        self.log.append(last)
+        self.log.close()
+
+    def _last_event(self, final: JsonObject) -> Event:
         try:
             self._publish(self._writer.end())
             final["output"] = self._writer.output
-            last = self._sequence.lifecycle(TERMINAL[final["status"]], final)
-            if self._store:
-                await self._save_end(final, last)
-            self._final = final
-            self._service.metrics.responses.labels(final["status"]).inc()
-            self.log.append(last)
-        except RequestError as error:  # the store
-            self._final = self._failed(error)
-            self.log.append({**last, "type": "response.failed", "response": self._final})
-        finally:
-            self.log.close()
+            return self._sequence.lifecycle(TERMINAL[final["status"]], final)
+        except Exception:  # whatever is wrong with the order of events, they have an end
+            logger.exception("Response %s could not be ended.", self.id)
+            return self._failed_event(internal_error(self.id))
+
+    def _failed_event(self, error: RequestError) -> Event:
+        response = self._failed(error)
+        number = len(self.log)
+        return {"type": TERMINAL["failed"], "response": response, "sequence_number": number}
 
     async def _save_end(self, final: JsonObject, last: Event) -> None:
         if not await self._service.store.finish(self._record(final)):
