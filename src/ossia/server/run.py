@@ -160,7 +160,9 @@ class _Server:
                 f"Stopping: {client.num_running} sequences get up to "
                 f"{self._config.shutdown_grace:g} s to end. Ctrl-C again stops at once."
             )
-        await _first(serving, stop_now, timeout=self._config.shutdown_grace)
+        ending = asyncio.create_task(_ended(serving, service))
+        await _first(ending, stop_now, timeout=self._config.shutdown_grace)
+        ending.cancel()
         await service.close()
         if client is not None:
             await client.close()
@@ -271,6 +273,12 @@ def _loop_factory() -> Any:
 
 async def _first(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
     await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _ended(serving: asyncio.Task[None], service: Service) -> None:
+    """Wait for the last connection, and for responses in the background."""
+    await asyncio.wait({serving})
+    await service.live.ended()
 
 
 async def _result_or_cancel(starting: asyncio.Task[EngineClient]) -> EngineClient | None:

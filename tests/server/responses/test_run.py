@@ -225,3 +225,16 @@ async def test_what_is_not_to_be_stored_is_not(service: Any) -> None:
     await run.start()
     assert (await events(run))[-1]["type"] == "response.completed"
     assert await service.store.get("resp_1") is None
+
+
+async def test_who_waits_for_all_to_end_waits_for_those_in_the_background(service: Any) -> None:
+    loop = Loop(*ANSWER, waits=True)
+    run = make(service, loop, background=True)
+    await run.start()
+    waiting = asyncio.create_task(service.live.ended())
+    await loop.said.wait()
+    assert not waiting.done()
+    run.cancel()
+    async with asyncio.timeout(30):
+        await waiting
+    assert (await stored(service)).status == "cancelled"

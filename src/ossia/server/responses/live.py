@@ -67,6 +67,11 @@ class LiveResponses:
         """The run of this response, unless it has ended."""
         return self._runs.get(response_id)
 
+    async def ended(self) -> None:
+        """Wait until none runs any more."""
+        while self._runs:
+            await asyncio.wait([run.task for run in self._runs.values()])
+
     async def close(self) -> None:
         """Cancel all, and wait until each has been stored."""
         runs = list(self._runs.values())
