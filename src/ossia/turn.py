@@ -145,7 +145,6 @@ class Turn:
 
     items: tuple[Item, ...]
     tools: tuple[ToolDefinition, ...] = ()  # that the model is shown
-    builtins: tuple[BuiltinTool, ...] = ()  # likewise
     effort: ReasoningEffort = ReasoningEffort.MEDIUM
     date: datetime.date | None = None
     identity: str = "You are ChatGPT, a large language model trained by OpenAI."
@@ -153,3 +152,4 @@ class Turn:
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True  # several calls may stand in one turn
     output: OutputFormat | None = None  # None: free text
+    builtins: tuple[BuiltinTool, ...] = ()  # shown to the model as well

@@ -20,7 +20,7 @@ from ossia.answer.assembler import (
 )
 from ossia.answer.finish import FinishDetails, TurnFinish
 from ossia.errors import InvalidRequest
-from ossia.server.responses.tools import RequestTools, request_tools
+from ossia.server.responses.tools import HOSTED, RequestTools, request_tools
 from ossia.server.schema.chat import PromptOptions
 from ossia.server.schema.tools import ToolSpec
 from ossia.server.server_tools import ServerTools
@@ -31,12 +31,9 @@ from ossia.server.usage import Usage
 _BETWEEN_MESSAGES = "\n\n"
 
 
-SERVER_TOOL_TYPES = ("mcp", "web_search", "web_search_preview", "code_interpreter")
-
-
 def asks_for_server_tools(options: PromptOptions) -> bool:
     """Whether the request names a tool that the server is to run."""
-    return any(tool.type in SERVER_TOOL_TYPES for tool in options.tools or ())
+    return any(tool.type == "mcp" or tool.type in HOSTED for tool in options.tools or ())
 
 
 async def chat_tools(options: PromptOptions, server: ServerTools) -> RequestTools:
@@ -45,6 +42,13 @@ async def chat_tools(options: PromptOptions, server: ServerTools) -> RequestTool
     Raises:
         InvalidRequest: one of them cannot be had, or wants an approval that nobody could give.
     """
+    for index, tool in enumerate(options.tools or ()):
+        if tool.type not in ("function", "mcp") and not server.builtin(HOSTED.get(tool.type, "")):
+            raise InvalidRequest(
+                f"tools[{index}] is of type {tool.type[:80]!r}, which this server does not run; "
+                "leave it out, or declare a function.",
+                param=f"tools[{index}].type",
+            )
     specs = [_flat(tool) for tool in options.tools or ()]
     choice = options.tool_choice
     as_object = choice if choice is None or isinstance(choice, str) else _choice(choice)

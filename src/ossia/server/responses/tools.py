@@ -18,7 +18,7 @@ from ossia.turn import ToolChoice, ToolDefinition
 JsonObject = Mapping[str, Any]
 
 # OpenAI's names for what gpt-oss has built in.
-_HOSTED: Mapping[str, str] = {
+HOSTED: Mapping[str, str] = {
     "web_search": "browser",
     "web_search_preview": "browser",
     "code_interpreter": "python",
@@ -93,7 +93,7 @@ async def request_tools(
             offers += [
                 (path, offer) for offer in server_offers(new, taken, listing.label, approval)
             ]
-        elif tools := server.builtin(_HOSTED.get(kind, "")):
+        elif tools := server.builtin(HOSTED.get(kind, "")):
             new = _not_offered(tools, offers)
             offers += [(path, offer) for offer in server_offers(new, [])]
         else:
@@ -325,8 +325,8 @@ def _one_of(
 def _is_meant(offer: Offer, tool: JsonObject) -> bool:
     """Whether an object of tool_choice means this tool."""
     kind, name = str(tool.get("type")), tool.get("name")
-    if kind in _HOSTED:
-        return offer.is_builtin and offer.name.partition(".")[0] == _HOSTED[kind]
+    if kind in HOSTED:
+        return offer.is_builtin and offer.name.partition(".")[0] == HOSTED[kind]
     if kind == "mcp":
         return (
             offer.kind == "server"

@@ -32,7 +32,7 @@ _FILES = {
 
 def settings(memory: int) -> Settings:
     """Of sessions whose code may use `memory` bytes."""
-    executable = os.path.realpath(sys.executable)
+    executable = _interpreter()
     source = Path(driver.__file__).read_text(encoding="utf-8")
     return Settings(
         view=View(_shown(), _hidden(), {**_FILES, _DRIVER_SEEN: source}, SCRATCH),
@@ -46,6 +46,14 @@ def settings(memory: int) -> Settings:
 def offered_packages() -> list[str]:
     """Those of `PACKAGES` that are installed here."""
     return [name for name in PACKAGES if _folder_of(name) is not None]
+
+
+def _interpreter() -> str:
+    """The program of the installation itself: that of a virtual environment may be a copy, which
+    lies in a folder that is not shown and does not find its library."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    own = os.path.join(sys.base_prefix, "bin", version)
+    return os.path.realpath(own if os.path.exists(own) else sys.executable)
 
 
 def _shown() -> dict[str, str]:
