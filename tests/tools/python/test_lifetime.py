@@ -33,8 +33,18 @@ async def wait_until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+Children = Callable[[], list[psutil.Process]]
+
+
+@pytest.fixture
+def children() -> Children:
+    """Processes below this one that the test itself has started; other tests have servers here."""
+    before = set(psutil.Process().children(recursive=True))
+
+    def new() -> list[psutil.Process]:
+        return [p for p in psutil.Process().children(recursive=True) if p not in before]
+
+    return new
 
 
 @pytest.mark.parametrize(
@@ -93,7 +103,7 @@ def test_a_cancelled_call_that_waits_for_its_turn_never_runs(notebook: Any) -> N
     assert notebook.run(calls) == "1\n"
 
 
-def test_closing_the_tool_ends_all_that_runs(notebook: Any) -> None:
+def test_closing_the_tool_ends_all_that_runs(notebook: Any, children: Children) -> None:
     async def calls(tool: Any) -> list[psutil.Process]:
         start = "import subprocess; p = subprocess.Popen(['sleep', '1000'])"
         await tool.call({"code": start}, CallContext("a"))
@@ -104,7 +114,7 @@ def test_closing_the_tool_ends_all_that_runs(notebook: Any) -> None:
     assert all(gone(process) for process in left)
 
 
-def test_an_idle_session_is_ended_and_the_model_is_told(notebook: Any) -> None:
+def test_an_idle_session_is_ended_and_the_model_is_told(notebook: Any, children: Children) -> None:
     async def run() -> list[bool]:
         pool = Pool(layout.settings(512 << 20), idle_seconds=0.05)
         await pool.run("a", "x = 1", 30, lambda _: None)
@@ -116,7 +126,9 @@ def test_an_idle_session_is_ended_and_the_model_is_told(notebook: Any) -> None:
     assert asyncio.run(run()) == [True, True]
 
 
-def test_a_session_that_something_killed_is_replaced_and_the_model_is_told(notebook: Any) -> None:
+def test_a_session_that_something_killed_is_replaced_and_the_model_is_told(
+    notebook: Any, children: Children
+) -> None:
     async def calls(tool: Any) -> list[str]:
         await tool.call({"code": "x = 1"}, CallContext("a"))
         started = children()
