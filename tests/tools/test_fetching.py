@@ -49,8 +49,10 @@ async def serving(answer: Answer) -> AsyncIterator[int]:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        yield server.sockets[0].getsockname()[1]
-        stop.set()
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            stop.set()  # the server is closed when its connections are
 
 
 def fetched(answer: Answer, path: str = "/", *, max_bytes: int = 1000, timeout: float = 30) -> Page:

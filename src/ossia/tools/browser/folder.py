@@ -146,9 +146,10 @@ class _Index:
         if not rows:
             # In languages without blanks a word is not a token.
             rows = self._database.execute(
-                "SELECT path, title, substr(text, max(instr(text, ?1) - 50, 1), 200) "
-                "FROM documents WHERE instr(text, ?1) OR instr(title, ?1) ORDER BY path LIMIT ?2",
-                (query.strip(), topn),
+                "SELECT path, title, substr(text, max(instr(text, :query) - 50, 1), 200) "
+                "FROM documents WHERE instr(text, :query) OR instr(title, :query) "
+                "ORDER BY path LIMIT :topn",
+                {"query": query.strip(), "topn": topn},
             ).fetchall()
         return [SearchHit(local_url(path), title, snippet) for path, title, snippet in rows]
 
