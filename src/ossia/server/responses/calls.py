@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ossia.server.responses.events import EventSequence
-from ossia.server.responses.identifiers import new_id
+from ossia.server.responses.identifiers import Prefix, new_id
 from ossia.server.toolset import FREE_TEXT, Offer
 from ossia.tools.tool import ToolOutput
 
@@ -59,8 +59,7 @@ class OpenCall(ABC):
         is_open: whether the item still waits for the output of a tool.
     """
 
-    type: str
-    prefix: str
+    prefix: Prefix
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class OpenCall(ABC):
         self.index = index
         self.is_open = True
         self.offer = offer
-        self._id = new_id(self.prefix)  # type: ignore[arg-type]
+        self._id = new_id(self.prefix)
         self._sequence = sequence
         self._output = output
         self._arguments: list[str] = []
@@ -97,8 +96,8 @@ class OpenCall(ABC):
         """Its arguments are all there; not `whole` if they were cut off."""
 
     def done(self, output: ToolOutput) -> Iterator[JsonObject]:
-        """The server ran it."""
-        raise NotImplementedError  # only calls that the server runs
+        """The server ran it. A call that the client runs has nothing to say of that."""
+        yield from ()
 
     def abandon(self) -> Iterator[JsonObject]:
         """The response ends before the call does."""
@@ -124,7 +123,7 @@ class OpenCall(ABC):
 class _FunctionCall(OpenCall):
     """Of the client's own function: done when it is written."""
 
-    prefix = "fc"
+    prefix: Prefix = "fc"
 
     def write(self, text: str) -> Iterator[JsonObject]:
         self._arguments.append(text)
@@ -151,7 +150,7 @@ class _FunctionCall(OpenCall):
 class _CustomCall(OpenCall):
     """Of a client's tool that takes free text, which the model writes as a JSON string."""
 
-    prefix = "ctc"
+    prefix: Prefix = "ctc"
 
     def write(self, text: str) -> Iterator[JsonObject]:
         self._arguments.append(text)
@@ -185,7 +184,7 @@ class _CustomCall(OpenCall):
 class _ApprovalRequest(OpenCall):
     """Of a tool that may not run before the client has said yes. Shown when it is whole."""
 
-    prefix = "mcpr"
+    prefix: Prefix = "mcpr"
 
     def begin(self) -> Iterator[JsonObject]:
         yield from ()
@@ -214,7 +213,7 @@ class _ApprovalRequest(OpenCall):
 class _McpCall(OpenCall):
     """Of a tool that the server runs."""
 
-    prefix = "mcp"
+    prefix: Prefix = "mcp"
 
     def __init__(self, *base: Any, approval: str | None) -> None:
         super().__init__(*base)
@@ -262,7 +261,7 @@ class _McpCall(OpenCall):
 class _CodeCall(OpenCall):
     """Code that the server runs."""
 
-    prefix = "ci"
+    prefix: Prefix = "ci"
 
     def __init__(self, *base: Any, container: str, show: bool) -> None:
         super().__init__(*base)
@@ -306,7 +305,7 @@ class _CodeCall(OpenCall):
 class _SearchCall(OpenCall):
     """A look into the browser, which the server runs. Shown when it is whole."""
 
-    prefix = "ws"
+    prefix: Prefix = "ws"
 
     def __init__(self, *base: Any, show: bool) -> None:
         super().__init__(*base)

@@ -58,7 +58,7 @@ class _Connection:
     def __init__(self, service: Service, socket: WebSocket) -> None:
         self._service = service
         self._socket = socket
-        self._frames: asyncio.Queue[str | None] = asyncio.Queue(maxsize=_KEPT)
+        self._frames: asyncio.Queue[str] = asyncio.Queue(maxsize=_KEPT)
         self._kept: OrderedDict[str, list[StoredResponse]] = OrderedDict()  # chains, by last id
 
     async def serve(self) -> None:
@@ -83,7 +83,6 @@ class _Connection:
     async def _answer_all(self) -> None:
         while True:
             frame = await self._frames.get()
-            assert frame is not None
             previous: str | None = None
             try:
                 request = _request(frame)
