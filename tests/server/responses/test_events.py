@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ossia.server.responses.events import EventOrderError, EventSequence
+from ossia.server.responses.events import EventOrderError, EventSequence, spelled
 
 MESSAGE = {
     "id": "msg_1",
@@ -58,6 +58,14 @@ def walk(sequence: EventSequence, *steps: str) -> None:
 
 
 RUNNING = ("created", "in_progress")
+
+
+def test_open_responses_has_other_names_for_raw_reasoning() -> None:
+    event = {"type": "response.reasoning_text.delta", "delta": "Hm", "sequence_number": 3}
+    other = {**event, "type": "response.reasoning.delta"}
+    assert (spelled(event, "openai"), spelled(event, "open-responses")) == (event, other)
+    text = {**event, "type": "response.output_text.delta"}
+    assert spelled(text, "open-responses") == text
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,20 @@ async def test_what_another_server_ended_stays_as_it_ended_it(service: Any) -> N
     assert (await stored(service)).body["by"] == "another"
 
 
+async def test_what_another_server_called_off_ends_by_itself(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ossia.server.responses.run.FLUSH_SECONDS", -1)
+    loop = Loop(MessageOpened("answer"), *[VisibleText("Hello.")] * 1000, MessageClosed(True))
+    run = make(service, loop, background=True)
+    await run.start()
+    async for _ in run.log.follow():
+        break
+    await service.store.update("resp_1", status="cancelled", body={**run.body, "by": "another"})
+    assert (await events(run))[-1]["response"]["by"] == "another"
+    assert not loop.said.is_set()
+
+
 async def test_the_server_that_stops_says_so(service: Any) -> None:
     loop = Loop(*ANSWER[:2], waits=True)
     run = make(service, loop)

@@ -116,6 +116,8 @@ def test_a_prompt_that_is_too_long_is_refused_or_cut(ask: Ask, server: Any) -> N
     assert error["code"] == "context_length_exceeded"
     response = ask(input=long, truncation="auto", max_output_tokens=20)
     assert response.usage.input_tokens < 2048
+    more_than_there_is = ask(input=long, truncation="auto", max_output_tokens=2000)
+    assert more_than_there_is.usage.input_tokens < 2048
 
 
 def test_a_refusal_comes_before_the_stream(server: Any) -> None:

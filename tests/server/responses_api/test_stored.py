@@ -31,6 +31,16 @@ def test_events_of_what_has_ended_are_made_again(
     assert later == events[4:]
 
 
+def test_an_item_is_sent_by_its_id_alone(ask: Ask, count: Any) -> None:
+    first = ask()
+    question = {"role": "user", "content": "Hello"}
+    whole = [question, *as_input(first), question]
+    references = [{"type": "item_reference", "id": item.id} for item in first.output]
+    assert count(input=[question, *references, question]) == count(input=whole)
+    with pytest.raises(NotFoundError, match="not stored here"):
+        ask(input=[question, {"type": "item_reference", "id": "msg_none"}])
+
+
 def test_the_end_is_told_to_whoever_has_seen_it_all(openai_client: OpenAI, ask: Ask) -> None:
     response = ask()
     [last] = openai_client.responses.retrieve(response.id, stream=True, starting_after=500)
