@@ -123,7 +123,10 @@ async def _start_loop(
         ),
         paths=CHAT_PATHS,
     )
-    await loop.start()
+    try:
+        await loop.start()
+    except RequestError as error:
+        raise of_field(error, "max_tokens" if wanted is None else "max_completion_tokens") from None
     return LoopGeneration(loop, tools.toolset), b""
 
 

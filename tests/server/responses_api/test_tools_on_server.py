@@ -238,3 +238,15 @@ def test_the_demo_model_calculates(demo_client: OpenAI) -> None:
         ("calculator", "391", "completed")
     ]
     assert "391" in response.output_text
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_chat_names_the_field_that_asks_for_too_much(tool_client: OpenAI, field: str) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        tool_client.chat.completions.create(
+            model="scripted",
+            messages=[{"role": "user", "content": "Hello"}],
+            tools=[ECHO],  # type: ignore[list-item]
+            **{field: 100_000},  # type: ignore[arg-type]
+        )
+    assert refused.value.param == field
