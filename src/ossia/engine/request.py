@@ -44,6 +44,7 @@ class Request:
         "prompt_len",
         "ready",
         "request_id",
+        "seat",
         "status",
         "stop_ids",
         "tokens",
@@ -80,6 +81,7 @@ class Request:
         self.constrained = constrained
         self.ready = not constrained  # may start to run
         self.num_computed = 0  # tokens
+        self.seat = -1  # of a running request: a small number that no other running one has
         self.cached_tokens = -1  # prompt tokens found in the prefix cache; -1 before admission
         self.pages: SequencePages | None = None
         self.pages_wanted = 0  # full pages that the last attempt to admit it lacked room for
