@@ -1,0 +1,1 @@
+"""What begins a decoding step: tokens embedded, pages and positions laid out."""
