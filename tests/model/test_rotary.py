@@ -59,3 +59,12 @@ def test_vectors_are_scaled_by_the_attention_factor():
     cos, sin = RotaryEmbedding(GPT_OSS, 64, CPU)(POSITIONS)
     factor = torch.full_like(cos, 0.1 * math.log(32) + 1)
     torch.testing.assert_close((cos.square() + sin.square()).sqrt(), factor)
+
+
+def test_the_table_holds_what_a_call_gives():
+    rotary = RotaryEmbedding(GPT_OSS, 64, CPU)
+    table = rotary.table(5000)
+    assert table.shape == (5000, 64)
+    assert table.dtype == torch.float32
+    positions = torch.tensor([4999, 0, 17, 4096])
+    assert torch.equal(table[positions], torch.cat(rotary(positions), dim=-1))

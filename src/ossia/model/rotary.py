@@ -51,3 +51,12 @@ class RotaryEmbedding:
         """cos, sin: float32 [tokens, head_dim / 2], times YaRN's attention factor."""
         angles = positions.to(torch.float32).unsqueeze(-1) * self._inverse_frequencies
         return angles.cos() * self._attention_factor, angles.sin() * self._attention_factor
+
+    def table(self, positions: int) -> Tensor:
+        """What a call gives for positions 0 .. positions - 1, for kernels that look it up.
+
+        Returns:
+            float32 [positions, head_dim]: cosines of all pairs, then their sines.
+        """
+        every = torch.arange(positions, device=self._inverse_frequencies.device)
+        return torch.cat(self(every), dim=-1)
