@@ -1,0 +1,1 @@
+"""From mixed values back to the residual stream."""

@@ -1,0 +1,1 @@
+"""From the residual stream to rotated queries, and keys and values in the cache."""
