@@ -1,33 +1,43 @@
-"""The engine: requests in, tokens out, one step at a time. Synchronous and in one process.
+"""The engine: requests in, tokens out, one step at a time, in one process.
 
     core = start_engine(config)  # engine/start.py
     core.add(Generate("a", prompt, params))
     while core.has_work:
         output = core.step()
 
-Knows token ids only. A fault of one request ends that request and no other.
+Knows token ids only. A fault of one request ends that request and no other. Between two steps the
+device may be busy with the second one; requests can come and go as they like.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, wait
+from typing import Any
 
 import msgspec
-import torch
 
 from ossia.engine.checks import check_constraint
 from ossia.engine.follower import Follower
 from ossia.engine.grammars import GrammarError, Grammars
-from ossia.engine.messages import Chunk, EngineInfo, EngineStats, Generate, PhaseCut, StepOutput
+from ossia.engine.messages import (
+    Chunk,
+    EngineInfo,
+    EngineStats,
+    Generate,
+    PhaseCut,
+    StepOutput,
+    TokenLogprobs,
+)
+from ossia.engine.pipeline import Done, Pipeline
 from ossia.engine.randomness import derive_seed
-from ossia.engine.runner import Runner
-from ossia.engine.sampler import Sampled
+from ossia.engine.request import Status
 from ossia.engine.sampling_state import SamplingState
 from ossia.engine.scheduler import Scheduler
-from ossia.engine.step_plan import ScheduledSequence, StepPlan
+from ossia.engine.step_plan import StepPlan
+from ossia.engine.step_runner import StepRunner
 from ossia.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +56,7 @@ class EngineCore:
     def __init__(
         self,
         scheduler: Scheduler,
-        runner: Runner,
+        runner: StepRunner[Any],
         grammars: Grammars,
         info: EngineInfo,
         seed: int,
@@ -59,6 +69,7 @@ class EngineCore:
         self._seed = seed
         self._added = 0
         self._states: dict[str, SamplingState] = {}
+        self._pipeline = Pipeline(scheduler, runner, self._states)
         self._refused: list[Chunk] = []
         self._compiling: dict[str, Follower] = {}  # of requests that wait for their grammar
         self._constrained = 0
@@ -68,7 +79,7 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to do or to say."""
-        return self._scheduler.has_work or bool(self._refused)
+        return self._scheduler.has_work or bool(self._refused) or self._pipeline.busy
 
     @property
     def stats(self) -> EngineStats:
@@ -124,6 +135,7 @@ class EngineCore:
         for request_id in ids:
             self._states.pop(request_id, None)
             self._compiling.pop(request_id, None)
+        self._pipeline.drop_unwanted()
         self._refused = [chunk for chunk in self._refused if chunk.request_id not in ids]
 
     def reset_prefix_cache(self) -> None:
@@ -135,7 +147,7 @@ class EngineCore:
         if self._compiling:
             self._admit_compiled()
         chunks, self._refused = self._refused, []
-        if self._scheduler.has_work:
+        if self._scheduler.has_work or self._pipeline.busy:
             chunks += self._step()
         return StepOutput(chunks, self.stats)
 
@@ -162,10 +174,9 @@ class EngineCore:
             self._refused.append(Chunk(request_id, [], None, "error", 0, sentence))
 
     def _step(self) -> list[Chunk]:
-        plan = self._scheduler.schedule()
-        if not plan.sequences:
+        plan = self._pipeline.plan()
+        if plan is None:
             # All wait for their grammars. Short, because whoever steps may have other requests.
-            self._scheduler.cancel(plan)
             wait(
                 [follower.grammar for follower in self._compiling.values()],
                 timeout=GRAMMAR_WAIT,
@@ -173,70 +184,43 @@ class EngineCore:
             )
             return []
         started = time.perf_counter()
-        chunks = self._run_plan(plan)
+        chunks = self._commit(plan, self._pipeline.run(plan))
+        self._pipeline.drop_unwanted()
         self._step_seconds += time.perf_counter() - started
         return chunks
 
-    def _run_plan(self, plan: StepPlan) -> list[Chunk]:
-        failed: dict[str, str] = {}
-        results = self._run(plan.sequences, failed)
-        for item, result in zip(plan.sampling, results, strict=True):
-            if result.error is not None:
-                failed[item.request.request_id] = result.error
+    def _commit(self, plan: StepPlan, done: Done) -> list[Chunk]:
+        """Give the tokens of a step to its requests; what is to be said of each."""
+        result, failed = done.result, done.broken
+        logprobs: dict[str, list[TokenLogprobs]] = {}
+        if result.errors or result.logprobs:
+            for row, item in enumerate(plan.sampling):
+                if item.request.status is not Status.RUNNING:
+                    continue
+                if row in result.errors:
+                    failed[item.request.request_id] = result.errors[row]
+                if row in result.logprobs:
+                    logprobs[item.request.request_id] = [result.logprobs[row]]
         chunks = []
         for request_id, sentence in failed.items():
-            output = self._scheduler.finish_with_error(request_id, sentence)
+            ended = self._scheduler.finish_with_error(request_id, sentence)
             self._states.pop(request_id, None)
-            if output is not None:
-                chunks.append(Chunk(request_id, [], None, "error", output.cached_tokens, sentence))
-        logprobs = {
-            item.request.request_id: result.logprobs
-            for item, result in zip(plan.sampling, results, strict=True)
-            if result.logprobs is not None
-        }
-        for output in self._scheduler.commit(plan, [result.token for result in results]):
-            found = logprobs.get(output.request_id)
+            if ended is not None:
+                chunks.append(Chunk(request_id, [], None, "error", ended.cached_tokens, sentence))
+        for output in self._scheduler.commit(plan, result.tokens):
+            request_id, tokens, reason, cached, error = output
             cut: PhaseCut | None = None
-            if output.finish_reason is None:
-                state = self._states[output.request_id]
-                for token in output.token_ids:
+            if reason is None:
+                state = self._states[request_id]
+                for token in tokens:
                     cut = state.record(token)
                 if state.is_endless:
-                    output = self._scheduler.finish_early(output, "loop")
-            if output.finish_reason is not None:
-                del self._states[output.request_id]
-            if cut is not None:
-                self._cuts[cut] += 1
+                    reason = self._scheduler.finish_early(output, "loop").finish_reason
+                if cut is not None:
+                    self._cuts[cut] += 1
+            if reason is not None:
+                del self._states[request_id]
             chunks.append(
-                Chunk(
-                    output.request_id,
-                    output.token_ids,
-                    None if found is None else [found],
-                    output.finish_reason,
-                    output.cached_tokens,
-                    output.error,
-                    cut,
-                )
+                Chunk(request_id, tokens, logprobs.get(request_id), reason, cached, error, cut)
             )
         return chunks
-
-    def _run(self, sequences: Sequence[ScheduledSequence], failed: dict[str, str]) -> list[Sampled]:
-        """Results of the sequences that sample; sentences for those that broke go to `failed`.
-
-        When the whole batch breaks, each sequence runs alone, so that only the culprit fails. That
-        is safe: a repeated step writes the same keys to the same slots.
-        """
-        try:
-            return self._runner.run(sequences, self._states)
-        except Exception as error:
-            if isinstance(error, torch.AcceleratorError):
-                raise  # the device is lost, and the process with it
-            if len(sequences) > 1:
-                return [r for item in sequences for r in self._run((item,), failed)]
-            item = sequences[0]
-            logger.exception("Request %s failed in the network.", item.request.request_id)
-            failed[item.request.request_id] = (
-                f"The engine failed on this request ({type(error).__name__}); "
-                "the server's log says more."
-            )
-            return [Sampled(-1)] if item.samples else []

@@ -26,7 +26,8 @@ class Request:
     """The state of one sequence. Owned and changed by the scheduler alone; others only read.
 
     `tokens` are prompt and generated ids; the keys of the first `num_computed` of them are in the
-    cache. After a preemption `num_computed` starts again and generated tokens are fed like prompt.
+    cache, and steps under way compute those up to `num_scheduled`, which may include a token that
+    is not known yet. After a preemption both start again and generated tokens are fed like prompt.
     """
 
     __slots__ = (
@@ -35,8 +36,10 @@ class Request:
         "constrained",
         "error",
         "finish_reason",
+        "max_len",
         "max_tokens",
         "num_computed",
+        "num_scheduled",
         "pages",
         "pages_wanted",
         "params",
@@ -73,6 +76,7 @@ class Request:
         self.tokens = list(prompt)
         self.prompt_len = len(prompt)
         self.max_tokens = max_tokens
+        self.max_len = len(prompt) + max(1, max_tokens)  # tokens, when it ends at the latest
         self.stop_ids = stop_ids
         self.arrival = arrival  # lower is older
         self.turn_boundary = turn_boundary  # position; equal prompts share what lies before it
@@ -81,6 +85,7 @@ class Request:
         self.constrained = constrained
         self.ready = not constrained  # may start to run
         self.num_computed = 0  # tokens
+        self.num_scheduled = 0  # tokens
         self.seat = -1  # of a running request: a small number that no other running one has
         self.cached_tokens = -1  # prompt tokens found in the prefix cache; -1 before admission
         self.pages: SequencePages | None = None

@@ -1,4 +1,4 @@
-"""From a step's plan to sampled tokens: builds the batch, runs the network, samples.
+"""From a step's plan to sampled tokens: builds the batch, runs the network, samples. Synchronous.
 
 Owns the tensors of the KV cache. Knows pages and token ids; which of them belong to whom is the
 scheduler's business.
@@ -7,7 +7,8 @@ scheduler's business.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,19 +18,29 @@ from torch import Tensor
 from ossia.config import ModelConfig
 from ossia.engine.kv_cache import CacheConfig
 from ossia.engine.mask_worker import MaskWorker
-from ossia.engine.sampler import Sampled, sample
+from ossia.engine.sampler import sample
 from ossia.engine.sampling_state import SamplingState
 from ossia.engine.step_plan import ScheduledSequence
+from ossia.engine.step_runner import StepResult
 from ossia.model.batch import ForwardBatch, LayerCache, PagedBatch
 from ossia.model.gpt_oss import GptOssForCausalLM
 
 Ints = NDArray[np.int64]
 
 
+@dataclass(slots=True)
+class Flight:
+    """A step under way."""
+
+    logits: Tensor  # float32 [sequences that sample, vocab]
+    result: StepResult | None = None  # once it is sampled
+
+
 class Runner:
-    """The network and its cache on one device.
+    """The network and its cache on one device; a `StepRunner` that waits for every step.
 
     Attributes:
+        pipelined: never.
         model_seconds: time spent in the network so far.
         masks: computes the masks of constrained sequences.
     """
@@ -46,16 +57,16 @@ class Runner:
         self._device = device
         self._page_size = cache.page_size
         self._caches = allocate_caches(model.config, cache, model.dtype, device)
+        self.pipelined = False
         self.model_seconds = 0.0
         self.masks = masks
 
     @torch.inference_mode()
-    def run(
-        self, sequences: Sequence[ScheduledSequence], states: Mapping[str, SamplingState]
-    ) -> list[Sampled]:
-        """Compute the scheduled tokens; one result for each sequence that samples, in order."""
-        wanted = [states[item.request.request_id] for item in sequences if item.samples]
-        self.masks.start([state.follower for state in wanted if state.follower is not None])
+    def start(
+        self, sequences: Sequence[ScheduledSequence], states: Sequence[SamplingState]
+    ) -> Flight:
+        """Run the network. The masks of the step are begun before, because tokens are known."""
+        self.masks.start([state.follower for state in states if state.follower is not None])
         batch = build_batch(sequences, self._page_size, self._device)
         started = time.perf_counter()
         logits = self._model.forward(batch, self._caches)
@@ -63,10 +74,31 @@ class Runner:
             self.masks.wait()  # the GPU is busy meanwhile
             torch.cuda.synchronize(self._device)
         self.model_seconds += time.perf_counter() - started
+        return Flight(logits)
+
+    @torch.inference_mode()
+    def sample(self, flight: Flight, states: Sequence[SamplingState | None]) -> None:
+        """Choose the tokens; nobody can have ended since `start`."""
+        wanted = [state for state in states if state is not None]
+        assert len(wanted) == len(states), "a request ended in the middle of a step"
         if not wanted:
-            return []
+            flight.result = StepResult([])
+            return
         self.masks.wait()
-        return sample(logits, wanted, [state.mask for state in wanted])
+        sampled = sample(flight.logits, wanted, [state.mask for state in wanted])
+        flight.result = StepResult(
+            [row.token for row in sampled],
+            {i: row.logprobs for i, row in enumerate(sampled) if row.logprobs is not None},
+            {i: row.error for i, row in enumerate(sampled) if row.error is not None},
+        )
+
+    def finish(self, flight: Flight) -> StepResult:
+        """What `sample` chose."""
+        assert flight.result is not None
+        return flight.result
+
+    def drop(self, flight: Flight) -> None:
+        """Nothing to do: whatever began is over."""
 
 
 def allocate_caches(

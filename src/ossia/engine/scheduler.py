@@ -8,6 +8,25 @@ runs out, the youngest running request gives its pages back and waits to be comp
     plan = scheduler.schedule()
     tokens = run(plan)                    # one sampled token for each of plan.sampling
     outputs = scheduler.commit(plan, tokens)
+
+One more step can be planned while the tokens of the last one are not known yet. Whoever sampled
+there goes on with its next position, unless its token is sure to be its last:
+
+    plan = scheduler.schedule()
+    start(plan)
+    ahead = scheduler.schedule(ahead=True)
+    start(ahead)                          # the device knows the tokens of `plan`
+    outputs = scheduler.commit(plan, tokens_of(plan))
+
+Who ends with `plan`, or is aborted meanwhile, leaves a useless part in `ahead`, and its pages may
+get other owners before that has run. Nothing is corrupted, because steps run one after the other:
+ - Where the useless part writes, at positions from num_computed on, no page is in the prefix cache:
+   only pages that end at or before num_computed are published or kept as tails.
+ - A new owner gets the page in a plan that is made later, so it writes after the useless part did,
+   and a sequence reads only what it wrote itself or what was published.
+ - What the useless part reads may be anything, but nobody takes its token.
+Window pages that `commit` frees are those that no query at or after num_computed sees, and the
+steps under way compute positions from there on.
 """
 
 from __future__ import annotations
@@ -62,7 +81,8 @@ class Scheduler:
         self._requests: dict[str, Request] = {}
         self._waiting: list[Request] = []  # oldest first
         self._running: list[Request] = []  # oldest first
-        self._outstanding: StepPlan | None = None
+        self._seats = list(range(self.max_running - 1, -1, -1))  # free ones
+        self._outstanding: list[StepPlan] = []  # at most two, the older first
         self._arrivals = 0
         self._prompt_tokens = 0
         self._cached_tokens = 0
@@ -149,45 +169,54 @@ class Scheduler:
         self._finish(self._requests[output.request_id], reason)
         return output._replace(finish_reason=reason)
 
-    def schedule(self) -> StepPlan:
+    def schedule(self, *, ahead: bool = False) -> StepPlan:
         """Plan the next step. Empty only if there is no work, or none is ready.
 
+        With `ahead`, plan a step to follow the outstanding one. That takes pages from nobody: where
+        it would have to, the plan is empty, as it is where all have to wait for their tokens.
+
         Raises:
-            RuntimeError: the previous plan was neither committed nor cancelled.
+            RuntimeError: a previous plan was neither committed nor cancelled; with `ahead`, there
+                is not exactly one such plan.
         """
-        if self._outstanding is not None:
-            raise RuntimeError("The previous step was neither committed nor cancelled.")
+        if len(self._outstanding) > int(ahead):
+            raise RuntimeError("A previous step was neither committed nor cancelled.")
+        if ahead and not self._outstanding:
+            raise RuntimeError("There is no step to plan ahead of.")
         items: list[ScheduledSequence] = []
         budget = self.config.max_num_batched_tokens
-        budget -= self._schedule_decodes(items)
-        budget -= self._schedule_prefills(items, budget)
-        if self._waiting:
-            budget -= self._admit(items, budget)
+        if self._schedule_decodes(items, ahead=ahead):
+            budget -= len(items)
+            budget -= self._schedule_prefills(items, budget)
+            if self._waiting:
+                budget -= self._admit(items, budget)
         plan = StepPlan(tuple(items), self.config.max_num_batched_tokens - budget)
-        self._outstanding = plan
+        self._outstanding.append(plan)
         return plan
 
     def commit(self, plan: StepPlan, tokens: Sequence[int]) -> list[RequestOutput]:
-        """Apply the results of a step: `tokens[i]` was sampled for `plan.sampling[i]`.
+        """Apply the results of the oldest step: `tokens[i]` was sampled for `plan.sampling[i]`.
 
         Requests that ended since `schedule` are passed over, whatever was sampled for them.
 
         Raises:
-            RuntimeError: the plan is not the outstanding one.
+            RuntimeError: the plan is not the oldest outstanding one.
             ValueError: there are not as many tokens as sampling sequences.
         """
-        wanted = sum(1 for item in plan.sequences if item.samples)
+        wanted = sum([item.samples for item in plan.sequences])
         if len(tokens) != wanted:
             raise ValueError(f"The step samples {wanted} token(s); {len(tokens)} were given.")
-        self._settle(plan)
+        self._settle(plan, 0)
         sampled = iter(tokens)
         outputs: list[RequestOutput] = []
+        page_size = self.cache.config.page_size
         for request, pages, start, count, samples in plan.sequences:
             token = next(sampled) if samples else -1
             if request.status is not Status.RUNNING:
                 continue
             end = start + count
-            self.cache.advance(pages, request.tokens, start, end)
+            if count > 1 or end % page_size == 0:
+                self.cache.advance(pages, request.tokens, start, end)
             request.num_computed = end
             if samples:
                 outputs.append(self._append(request, token))
@@ -195,11 +224,15 @@ class Scheduler:
         return outputs
 
     def cancel(self, plan: StepPlan) -> None:
-        """Drop a plan that was not run; the next one covers the same tokens again."""
-        self._settle(plan)
-        for item in plan.sequences:
-            if item.request.status is Status.RUNNING:
-                self.cache.trim(item.pages, item.start)
+        """Drop the youngest plan; the next one covers the same tokens again.
+
+        If a runner has started it, the positions are computed twice, which changes nothing.
+
+        Raises:
+            RuntimeError: the plan is not the youngest outstanding one.
+        """
+        self._settle(plan, -1)
+        self._take_back(plan.sequences)
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes that no running request uses."""
@@ -222,8 +255,7 @@ class Scheduler:
         )
 
     def check_invariants(self) -> None:
-        """Raise AssertionError if requests, pages and counts disagree. For tests, between steps."""
-        assert self._outstanding is None, "a step is under way"
+        """Raise AssertionError if requests, pages and counts disagree. For tests."""
         by_arrival = attrgetter("arrival")
         assert sorted(self._waiting, key=by_arrival) == self._waiting
         assert sorted(self._running, key=by_arrival) == self._running
@@ -238,30 +270,58 @@ class Scheduler:
             assert request.ready
             assert request.pages is not None
             assert request.num_computed < len(request.tokens)
+            steps = len(self._outstanding)
+            assert steps or request.num_scheduled == request.num_computed
+            assert request.num_computed <= request.num_scheduled < len(request.tokens) + steps
             held.append((request.pages, request.num_computed))
-        self.cache.check_invariants(held)
+        seats = [request.seat for request in self._running]
+        assert sorted(seats + self._seats) == list(range(self.max_running))
+        self.cache.check_invariants(held, between_steps=not self._outstanding)
 
-    def _schedule_decodes(self, items: list[ScheduledSequence]) -> int:
-        """One token for each request that has one to compute; preempts until their pages fit."""
+    def _schedule_decodes(self, items: list[ScheduledSequence], *, ahead: bool) -> bool:
+        """One token for each request that has one to compute; preempts until their pages fit.
+
+        `ahead`, nobody is preempted: False, and no items, if somebody would have to be.
+        """
         index = 0
         running = self._running
-        extend = self.cache.extend
-        page_size = self.cache.config.page_size
+        cache = self.cache
+        page_size = cache.config.page_size
         while index < len(running):
             request = running[index]
             index += 1
-            start = request.num_computed
-            if len(request.tokens) - start != 1:
+            start = request.num_scheduled
+            # The last token is at start, or it is the one that the outstanding step samples.
+            if len(request.tokens) - start > 1 or start + 1 >= request.max_len:
                 continue
             pages = request.pages
             assert pages is not None
             if start % page_size == 0:
-                while not extend(pages, start + 1) and self._preempt_youngest() is not request:
-                    pass
-                if request.status is not Status.RUNNING:
-                    break
+                if ahead:
+                    if cache.room(pages, start) < 1:
+                        continue  # a window page comes free when the outstanding step is committed
+                    if not cache.extend(pages, start + 1):
+                        self._take_back(items)
+                        items.clear()
+                        return False
+                else:
+                    while (
+                        not cache.extend(pages, start + 1)
+                        and self._preempt_youngest() is not request
+                    ):
+                        pass
+                    if request.status is not Status.RUNNING:
+                        break
+            request.num_scheduled = start + 1
             items.append(ScheduledSequence(request, pages, start, 1, True))
-        return len(items)
+        return True
+
+    def _take_back(self, items: Sequence[ScheduledSequence]) -> None:
+        """What was planned last is not done: its requests stand where it starts."""
+        for item in items:
+            if item.request.status is Status.RUNNING:
+                item.request.num_scheduled = item.start
+                self.cache.trim(item.pages, item.start)
 
     def _preempt_youngest(self) -> Request:
         """Take all pages of the youngest running request, which waits again in arrival order."""
@@ -278,19 +338,20 @@ class Scheduler:
         for request in self._running:
             if used == budget:
                 break
-            if len(request.tokens) - request.num_computed > 1:
+            if len(request.tokens) - request.num_scheduled > 1:
                 used += self._schedule_chunk(items, request, budget - used)
         return used
 
     def _schedule_chunk(self, items: list[ScheduledSequence], request: Request, budget: int) -> int:
         pages = request.pages
         assert pages is not None
-        start = request.num_computed
+        start = request.num_scheduled
         left = len(request.tokens) - start
         count = min(left, budget, self.cache.room(pages, start))
         if count:
             extended = self.cache.extend(pages, start + count)
             assert extended, "a prompt's full pages are allocated when it is admitted"
+            request.num_scheduled = start + count
             items.append(ScheduledSequence(request, pages, start, count, count == left))
         return count
 
@@ -332,7 +393,8 @@ class Scheduler:
 
     def _start(self, request: Request, num_resumed: int) -> None:
         request.status = Status.RUNNING
-        request.num_computed = num_resumed
+        request.num_computed = request.num_scheduled = num_resumed
+        request.seat = self._seats.pop()
         insort(self._running, request, key=attrgetter("arrival"))
         if request.cached_tokens < 0:
             request.cached_tokens = num_resumed
@@ -363,9 +425,10 @@ class Scheduler:
         self.cache.release(request.pages, request.tokens, request.num_computed, keep=keep)
         request.pages = None
         request.pages_wanted = 0
-        request.num_computed = 0
+        request.num_computed = request.num_scheduled = 0
+        self._seats.append(request.seat)
 
-    def _settle(self, plan: StepPlan) -> None:
-        if plan is not self._outstanding:
-            raise RuntimeError("This plan is not the one that was scheduled last.")
-        self._outstanding = None
+    def _settle(self, plan: StepPlan, place: int) -> None:
+        if not self._outstanding or self._outstanding[place] is not plan:
+            raise RuntimeError("This plan is not the one to be settled now.")
+        del self._outstanding[place]

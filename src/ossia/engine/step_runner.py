@@ -39,8 +39,9 @@ class StepResult:
 class StepRunner(Protocol[Flight]):
     """Runs steps on one device.
 
-    Where one of its methods raises, the engine drops the flight and runs its sequences again, one
-    at a time, with nothing else under way; torch.AcceleratorError ends the process instead.
+    Where one of its methods raises, the engine drops the flight (if `start` returned one) and runs
+    its sequences again, one at a time, with nothing else under way: a repeated step writes the same
+    keys to the same places. torch.AcceleratorError ends the process instead.
 
     Attributes:
         pipelined: whether the next step may be started before the tokens of this one are known.
