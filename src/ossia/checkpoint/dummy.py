@@ -1,7 +1,8 @@
 """Random weights of any geometry, without files: for tests of speed, memory and the whole way.
 
 Every tensor has a generator of its own, seeded by the seed and the tensor's name, so the same
-network comes out in whatever order and on whatever machine it is made. Weights keep activations
+network comes out in whatever order and on whatever machine it is made on the CPU; a GPU makes the
+same distribution from numbers of its own (`device_dummy.py`). Weights keep activations
 near unit size: norms 1, embeddings N(0, 1), linears N(0, 1 / fan_in), biases N(0, 0.02^2), sinks
 N(0, 1), packed experts uniform E2M1 codes under the two neighbouring scales that come closest to
 the same variance (2^-8 and 2^-7 for the 2880 inputs of gpt-oss).
@@ -32,7 +33,7 @@ _PIECE = 1 << 22  # bytes made at a time
 
 def dummy_part(part: Part, seed: int) -> Tensor:
     """A random part: uint8 where experts are packed, else bfloat16."""
-    generator = np.random.SFC64(_seed(part.name, seed))
+    generator = np.random.SFC64(part_seed(part.name, seed))
     if part.kind == "norm":
         return torch.ones(part.shape, dtype=torch.bfloat16)
     if part.kind == "blocks":
@@ -40,22 +41,24 @@ def dummy_part(part: Part, seed: int) -> Tensor:
     if part.kind == "scales":
         codes = _random_bytes(generator, math.prod(part.shape))
         codes &= 1
-        codes += _low_scale(part.fan_in)
+        codes += low_scale(part.fan_in)
         return torch.from_numpy(codes).view(part.shape)
-    return _normal(generator, part.shape, _std(part))
+    return _normal(generator, part.shape, part_std(part))
 
 
-def _seed(name: str, seed: int) -> int:
+def part_seed(name: str, seed: int) -> int:
+    """128 bits that no other part and no other seed shares."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
 
 
-def _std(part: Part) -> float:
+def part_std(part: Part) -> float:
+    """Standard deviation of a part whose values are normal."""
     if part.kind in ("linear", "experts"):
         return 1.0 / math.sqrt(part.fan_in)
     return _BIAS_STD if part.kind == "bias" else 1.0
 
 
-def _low_scale(fan_in: int) -> int:
+def low_scale(fan_in: int) -> int:
     """The E8M0 code of the lower scale: 2^(code - 127) <= 1 / (rms of E2M1 * sqrt(fan_in))."""
     return 127 + math.floor(-0.5 * math.log2(_E2M1_MEAN_SQUARE * fan_in))
 

@@ -14,9 +14,10 @@ from typing import Literal
 from torch import Tensor
 
 from ossia.config import MXFP4_BLOCK, ModelConfig
-from ossia.model.weights import ExpertWeights, LayerWeights, ModelWeights
+from ossia.model.weights import ExpertWeights, LayerWeights, ModelWeights, PlacedExperts
 from ossia.mxfp4 import Mxfp4Tensor
 
+Place = Callable[[int, ExpertWeights], ExpertWeights | PlacedExperts]  # layer, its experts
 Kind = Literal["embedding", "linear", "bias", "norm", "sinks", "experts", "blocks", "scales"]
 
 
@@ -77,14 +78,25 @@ def _expert_parts(
     yield Part(layer, f"{field}.scales", "scales", groups, columns)
 
 
-def assemble(config: ModelConfig, read: Callable[[Part], Tensor]) -> ModelWeights:
-    """Put a network together; `read` delivers each part once, in the order of `model_parts`."""
+def assemble(
+    config: ModelConfig, read: Callable[[Part], Tensor], place: Place | None = None
+) -> ModelWeights:
+    """Put a network together.
+
+    Args:
+        config: the geometry.
+        read: delivers each part once, in the order of `model_parts`.
+        place: puts the experts of a layer into another order as soon as the layer is complete;
+            what it was given is dropped before the next layer is read.
+    """
     tensors: dict[str, Tensor] = {}
     layers: list[LayerWeights] = []
     for part in model_parts(config):
         tensors[part.field] = read(part)
         if part.field == "down_bias":
-            layers.append(_layer(tensors))
+            layers.append(_layer(tensors, len(layers), place))
+            # Nothing else may hold on to experts that were placed.
+            tensors = {name: t for name, t in tensors.items() if name == "embedding"}
     return ModelWeights(
         config=config,
         embedding=tensors["embedding"],
@@ -94,7 +106,13 @@ def assemble(config: ModelConfig, read: Callable[[Part], Tensor]) -> ModelWeight
     )
 
 
-def _layer(tensors: dict[str, Tensor]) -> LayerWeights:
+def _layer(tensors: dict[str, Tensor], index: int, place: Place | None) -> LayerWeights:
+    experts = ExpertWeights(
+        gate_up=_experts(tensors, "gate_up"),
+        gate_up_bias=tensors["gate_up_bias"],
+        down=_experts(tensors, "down"),
+        down_bias=tensors["down_bias"],
+    )
     return LayerWeights(
         input_norm=tensors["input_norm"],
         qkv=tensors["qkv"],
@@ -105,12 +123,7 @@ def _layer(tensors: dict[str, Tensor]) -> LayerWeights:
         post_norm=tensors["post_norm"],
         router=tensors["router"],
         router_bias=tensors["router_bias"],
-        experts=ExpertWeights(
-            gate_up=_experts(tensors, "gate_up"),
-            gate_up_bias=tensors["gate_up_bias"],
-            down=_experts(tensors, "down"),
-            down_bias=tensors["down_bias"],
-        ),
+        experts=experts if place is None else place(index, experts),
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ossia.checkpoint.device_files import DeviceTensorFiles
 from ossia.checkpoint.layouts import Layout, StoredTensor, layer_prefix, stored_tensors
 from ossia.checkpoint.parts import Part, model_parts
 from ossia.checkpoint.tensor_files import DTYPES, TensorEntry, TensorFiles
@@ -17,6 +20,7 @@ from ossia.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_CPU = torch.device("cpu")
 _FLOATS = ("BF16", "F16", "F32")
 
 
@@ -61,18 +65,27 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
 
 
 class CheckpointReader:
-    """Parts of a checkpoint in either layout.
+    """Parts of a checkpoint in either layout: views of mapped files on the CPU, tensors read ahead
+    on another device, where each part can be had once.
 
     Raises:
         CheckpointError: on construction, if a file or tensor is missing, damaged, or does not
             fit the configuration.
     """
 
-    def __init__(self, directory: Path, layout: Layout, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        layout: Layout,
+        config: ModelConfig,
+        device: torch.device = _CPU,
+    ) -> None:
         self.config = config
         self._directory = directory
         self._layout = layout
-        self._files = TensorFiles(tensor_files(directory, layout))
+        files = tensor_files(directory, layout)
+        on_cpu = device.type == "cpu"
+        self._files = TensorFiles(files) if on_cpu else DeviceTensorFiles(files, device)
         self._stored = {
             part.name: stored_tensors(layout, config, part) for part in model_parts(config)
         }
@@ -80,6 +93,7 @@ class CheckpointReader:
             for stored in self._stored[part.name]:
                 self._check(part, stored)
         self._check_no_more_layers()
+        self._files.expect(self._names_by_layer())
 
     def dtype(self, part: Part) -> torch.dtype:
         """The dtype of a part, without reading it."""
@@ -93,8 +107,9 @@ class CheckpointReader:
     def part(self, part: Part) -> Tensor:
         """One part in the orientation of `ModelWeights`.
 
-        A view of the mapped file where the layout stores the part in one piece (transposed, not
-        contiguous, for the bfloat16 experts of a Hugging Face checkpoint), else a copy.
+        On the CPU a view of the mapped file where the layout stores the part in one piece
+        (transposed, not contiguous, for the bfloat16 experts of a Hugging Face checkpoint), else
+        a copy.
         """
         stored = self._stored[part.name]
         tensors = [self._files.tensor(s.name) for s in stored]
@@ -108,6 +123,14 @@ class CheckpointReader:
         """Give back the memory of a part that was copied."""
         for stored in self._stored[part.name]:
             self._files.release(stored.name)
+
+    def close(self) -> None:
+        """End whatever is under way."""
+        self._files.close()
+
+    def _names_by_layer(self) -> Iterator[list[str]]:
+        for _, parts in itertools.groupby(model_parts(self.config), lambda part: part.layer):
+            yield [stored.name for part in parts for stored in self._stored[part.name]]
 
     def _check(self, part: Part, stored: StoredTensor) -> None:
         entry = self._files.entries.get(stored.name)

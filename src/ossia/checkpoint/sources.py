@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ossia.checkpoint.device_dummy import device_dummy_part
 from ossia.checkpoint.dummy import dummy_part
 from ossia.checkpoint.parts import Part
 from ossia.config import ModelConfig
@@ -39,17 +40,23 @@ class PartSource(Protocol):
     def release(self, part: Part) -> None:
         """Give back the memory of a part that was copied."""
 
+    def close(self) -> None:
+        """End whatever is under way; parts that were delivered stay."""
+
 
 class DummySource:
-    """Random parts; see `ossia.checkpoint.dummy`."""
+    """Random parts; see `ossia.checkpoint.dummy` for those of the CPU, and `device_dummy`."""
 
-    def __init__(self, config: ModelConfig, seed: int) -> None:
+    def __init__(self, config: ModelConfig, seed: int, device: torch.device | None = None) -> None:
         self.config = config
         self._seed = seed
+        self._device = device
 
     def part(self, part: Part) -> Tensor:
         """A random part, the same for the same seed."""
-        return dummy_part(part, self._seed)
+        if self._device is None or self._device.type == "cpu":
+            return dummy_part(part, self._seed)
+        return device_dummy_part(part, self._seed, self._device)
 
     def dtype(self, part: Part) -> torch.dtype:
         """uint8 for packed parts, else bfloat16."""
@@ -61,6 +68,9 @@ class DummySource:
 
     def release(self, part: Part) -> None:
         """Nothing to do: there is no file behind a random part."""
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 class PackingSource:
@@ -86,8 +96,8 @@ class PackingSource:
         experts, rows, groups, _ = part.shape
         plain = _unpacked(part)
         values = self._inner.part(plain)
-        blocks = torch.empty(part.shape, dtype=torch.uint8)
-        scales = torch.empty((experts, rows, groups), dtype=torch.uint8)
+        blocks = torch.empty(part.shape, dtype=torch.uint8, device=values.device)
+        scales = torch.empty((experts, rows, groups), dtype=torch.uint8, device=values.device)
         for i in range(experts):
             expert = values[i].contiguous()
             try:
@@ -114,6 +124,10 @@ class PackingSource:
         """Passed on, but for the packed parts, which have no file behind them."""
         if part.kind not in _PACKED:
             self._inner.release(part)
+
+    def close(self) -> None:
+        """Passed on."""
+        self._inner.close()
 
 
 class UnpackingSource:
@@ -148,6 +162,10 @@ class UnpackingSource:
         """Passed on, but for the experts, which have no file behind them."""
         if part.kind != "experts":
             self._inner.release(part)
+
+    def close(self) -> None:
+        """Passed on."""
+        self._inner.close()
 
 
 def _unpacked(part: Part) -> Part:

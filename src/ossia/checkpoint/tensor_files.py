@@ -12,7 +12,7 @@ import json
 import math
 import mmap
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,12 @@ class TensorFiles:
         if entry.start % dtype.itemsize:  # written by a tool that does not align its tensors
             data = data.clone()
         return data.view(dtype).view(entry.shape)
+
+    def expect(self, groups: Iterable[Sequence[str]]) -> None:
+        """Nothing to prepare: mapped tensors are had in any order. See `DeviceTensorFiles`."""
+
+    def close(self) -> None:
+        """Nothing to end: the files stay mapped for as long as a view lives."""
 
     def release(self, name: str) -> None:
         """Give back the memory of a tensor that was copied; it can still be read again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -24,6 +25,10 @@ class ExpertWeights:
     down_bias: Tensor  # [experts, hidden]
 
 
+class PlacedExperts(Protocol):
+    """The experts of one layer in an order that a kernel chose; only that kernel looks inside."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One transformer block."""
@@ -37,7 +42,7 @@ class LayerWeights:
     post_norm: Tensor  # [hidden]
     router: Tensor  # [experts, hidden]
     router_bias: Tensor  # [experts]
-    experts: ExpertWeights
+    experts: ExpertWeights | PlacedExperts
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ossia.config import ModelConfig
-from ossia.model.weights import ExpertWeights, ModelWeights
+from ossia.model.weights import ExpertWeights, ModelWeights, PlacedExperts
 from ossia.mxfp4 import Mxfp4Tensor, unpack
 
 UNPACK_AT_MOST = 512 * 2**20  # bytes that the experts of the whole model may take when unpacked
@@ -26,10 +26,15 @@ def prepare_experts(weights: ModelWeights) -> tuple[ExpertWeights, ...]:
     The numbers are those that unpacking at every step would give.
     """
     dtype = weights.embedding.dtype
-    experts = tuple(layer.experts for layer in weights.layers)
+    experts = tuple(_as_stored(layer.experts) for layer in weights.layers)
     if not unpacked_bytes(weights.config, dtype):
         return experts
     return tuple(_unpack(one, dtype) for one in experts)
+
+
+def _as_stored(experts: ExpertWeights | PlacedExperts) -> ExpertWeights:
+    assert isinstance(experts, ExpertWeights), "experts were placed for other kernels"
+    return experts
 
 
 def _unpack(experts: ExpertWeights, dtype: torch.dtype) -> ExpertWeights:
