@@ -129,9 +129,9 @@ def _project_qkv_one(  # type: ignore[no-untyped-def]
     second_bias = tl.load(bias_ptr + head * HEAD_DIM + HALF + pair).to(tl.float32)
     if PDL:
         gdc_wait()
-    x = load_vector(x_ptr, HIDDEN, PIECE)
     position = tl.load(position_ptr)
     slot = tl.load(slot_ptr)
+    x = load_vector(x_ptr, HIDDEN, PIECE)
     cos = tl.load(cos_sin_ptr + position * HEAD_DIM + pair)
     sin = tl.load(cos_sin_ptr + position * HEAD_DIM + HALF + pair)
 
