@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.config import EngineConfig, ModelConfig
-from ossia.engine.memory import CPU_KV_BYTES, GIB, MemoryPlan, plan_memory
+from ossia.engine.memory import CPU_KV_BYTES, GIB, GPU_RESERVE, MemoryPlan, plan_memory
 from ossia.engine.scheduler import Scheduler, SchedulerConfig
+from ossia.engine.step_memory import gpu_memory
 from ossia.errors import ConfigError
 
 MODEL_20B = ModelConfig()
@@ -57,10 +58,65 @@ def test_a_small_model_is_not_given_more_pages_than_it_can_use():
 
 def test_a_gpu_is_filled_to_its_utilization():
     made = plan(device="cuda", available_bytes=79 * GIB, total_bytes=80 * GIB)
-    left = 0.9 * 80 * GIB - GIB - WEIGHTS_20B - made.activation_bytes
+    left = 0.9 * 80 * GIB - GIB - WEIGHTS_20B - made.activation_bytes - made.fixed_bytes
     assert 0.95 * left < made.kv_bytes < left
     assert made.max_model_len == 131072
     assert made.max_num_seqs == 256
+
+
+MODEL_120B = ModelConfig(num_layers=36, num_experts=128)
+WEIGHTS_120B = 65_248_815_744
+H100, H200, SMALL = 79.2, 139.8, 22.3  # GiB in all; the context of CUDA takes half of one
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "card", "step", "context", "tokens"),
+    [
+        (MODEL_20B, WEIGHTS_20B, H100, 8192, 131072, 1_900_000),
+        (MODEL_120B, WEIGHTS_120B, H100, 8192, 131072, 140_000),
+        (MODEL_120B, WEIGHTS_120B, H200, 8192, 131072, 1_400_000),
+        (MODEL_20B, WEIGHTS_20B, SMALL, 4096, 131072, 131_072),
+    ],
+    ids=["20b on H100", "120b on H100", "120b on H200", "20b on 22 GiB"],
+)
+def test_known_models_fit_known_cards(model, weights, card, step, context, tokens):
+    made = plan(
+        model=model,
+        device="cuda",
+        weight_bytes=weights,
+        available_bytes=int((card - 0.5) * GIB),
+        total_bytes=int(card * GIB),
+        fused=True,
+    )
+    assert made.max_num_batched_tokens == step
+    assert made.max_model_len == context
+    assert made.max_num_seqs == 256
+    assert (made.cache.num_full_pages - 1) * 16 >= tokens
+    used = made.weight_bytes + made.kv_bytes + made.activation_bytes + made.fixed_bytes
+    assert used + GPU_RESERVE <= (0.9 * card - 0.5) * GIB
+    text = "\n".join(made.lines())
+    assert f"in steps of {step} tokens" in text
+    assert "graphs and tables" in text
+
+
+def test_a_step_that_was_asked_for_is_not_made_smaller():
+    config = EngineConfig(model="m", max_num_batched_tokens=8192)
+    made = plan(config, device="cuda", available_bytes=22 * GIB, total_bytes=22 * GIB)
+    assert made.max_num_batched_tokens == 8192
+
+
+def test_what_a_step_of_the_20b_model_holds():
+    # By hand: x, its norm and the sum, and for 4 experts a token h and y, in bfloat16.
+    sizes = {"max_model_len": 131072, "page_size": 16, "itemsize": 2}
+    needs = gpu_memory(MODEL_20B, tokens=8192, rows=16, fused=True, **sizes)
+    assert needs.step == 8192 * 2 * (3 * 2880 + 4 * (2880 + 2880))
+    # A table of angles of 33.6 MB, masks of 12.9 MB, page tables of 0.5 MB, cuBLAS and attention.
+    assert needs.tables == pytest.approx(33.6e6 + 12.9e6 + 0.5e6 + 67.1e6 + 2.2e6, rel=0.01)
+    plain = gpu_memory(MODEL_20B, tokens=8192, rows=16, fused=False, **sizes)
+    assert plain.step == 8192 * 2 * (3 * 2880 + 4 * (3 * 2880 + 2880))
+    # 256 rows of logits with the sampler's copies are more than the layers of 2048 tokens.
+    many = gpu_memory(MODEL_20B, tokens=2048, rows=256, fused=True, **sizes)
+    assert many.step == 4 * 256 * 201088 * 4
 
 
 def test_a_model_larger_than_the_gpu_is_refused():

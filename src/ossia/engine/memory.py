@@ -5,15 +5,20 @@ A page holds `page_size` positions of every layer of its kind:
 The full pool has pages for whole sequences. The window pool has, for each sequence, the pages a
 window reaches plus the one being written; pages for the prompt tokens of one step; and, with
 prefix caching, one kept window tail for each `TAIL_INTERVAL` tokens of the full pool.
+
+What a step needs is in `step_memory.py`. On a GPU the pools take all that is left; where that is
+little, steps are made smaller until the longest sequence fits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
 from ossia.config import EngineConfig, ModelConfig
 from ossia.engine.kv_cache import CacheConfig
+from ossia.engine.step_memory import cpu_step_bytes, gpu_memory
 from ossia.errors import ConfigError
 
 GIB = 1 << 30
@@ -22,8 +27,9 @@ CPU_KV_BYTES = 4 * GIB
 CPU_KV_SHARE = 0.25  # of the memory that the weights leave
 CPU_KV_LEAST = GIB // 4  # even if they leave none: mapped weights can be read again from disk
 CPU_MAX_SEQS, GPU_MAX_SEQS = 32, 256
-CPU_BATCHED_TOKENS, GPU_BATCHED_TOKENS = 512, 8192
-GPU_RESERVE = GIB // 2  # CUDA context, cuBLAS workspaces, fragmentation
+CPU_BATCHED_TOKENS = 512
+GPU_BATCHED_TOKENS = (8192, 4096, 2048)  # the first that leaves room for the longest sequence
+GPU_RESERVE = GIB * 3 // 4  # code of kernels and libraries, fragmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class MemoryPlan:
     max_num_batched_tokens: int
     weight_bytes: int
     activation_bytes: int  # estimate of the peak within a step
+    fixed_bytes: int  # estimate of graphs, tables and workspaces; 0 on the CPU
     full_page_bytes: int
     window_page_bytes: int
     available_bytes: int  # before the weights are loaded
@@ -53,7 +60,7 @@ class MemoryPlan:
         """The plan for a person."""
         page = self.cache.page_size
         full, window = self.cache.num_full_pages, self.cache.num_window_pages
-        needed = self.weight_bytes + self.kv_bytes + self.activation_bytes
+        needed = self.weight_bytes + self.kv_bytes + self.activation_bytes + self.fixed_bytes
         lines = [
             f"Memory on {self.device}: {_gib(self.available_bytes)} available.",
             f"  weights                {_gib(self.weight_bytes):>10}",
@@ -61,10 +68,15 @@ class MemoryPlan:
             f"  {full} pages of {page} tokens",
             f"  sliding-window cache   {_gib(window * self.window_page_bytes):>10}"
             f"  {window} pages of {page} tokens",
-            f"  activations, at most   {_gib(self.activation_bytes):>10}",
-            f"Up to {self.max_num_seqs} sequences at once, {self.max_model_len} tokens each at "
-            f"most, {(full - 1) * page} tokens together.",
+            f"  activations, at most   {_gib(self.activation_bytes):>10}"
+            f"  in steps of {self.max_num_batched_tokens} tokens",
         ]
+        if self.fixed_bytes:
+            lines.append(f"  graphs and tables      {_gib(self.fixed_bytes):>10}")
+        lines.append(
+            f"Up to {self.max_num_seqs} sequences at once, {self.max_model_len} tokens each at "
+            f"most, {(full - 1) * page} tokens together."
+        )
         if needed > self.available_bytes:
             lines.append(
                 f"Warning: {_gib(needed)} are needed and {_gib(self.available_bytes)} are "
@@ -83,6 +95,7 @@ def plan_memory(
     weight_bytes: int,
     available_bytes: int,
     total_bytes: int,
+    fused: bool = False,
 ) -> MemoryPlan:
     """Divide the memory.
 
@@ -94,30 +107,70 @@ def plan_memory(
         weight_bytes: of the loaded weights.
         available_bytes: free on the device now.
         total_bytes: of the device; `gpu_memory_utilization` is a share of it.
+        fused: whether the network runs in fused kernels, which need less between them.
 
     Raises:
         ConfigError: it does not fit; names what would and the option to change.
     """
-    gpu = device != "cpu"
-    seqs = config.max_num_seqs or (GPU_MAX_SEQS if gpu else CPU_MAX_SEQS)
-    batched = config.max_num_batched_tokens or max(
-        seqs, GPU_BATCHED_TOKENS if gpu else CPU_BATCHED_TOKENS
-    )
-    activations = activation_bytes(model, batched, seqs, itemsize)
-    budget = _kv_budget(
-        config,
-        gpu=gpu,
-        room=available_bytes - weight_bytes,
-        gpu_limit=available_bytes - int(total_bytes * (1.0 - config.gpu_memory_utilization)),
-        taken=weight_bytes + activations,
-    )
-    sizes = _PoolSizes.of(model, config, batched=batched, itemsize=itemsize)
-    wanted = min(config.max_model_len or model.max_context, model.max_context)
     if config.max_model_len is not None and config.max_model_len > model.max_context:
         raise ConfigError(
             f"--max-model-len {config.max_model_len} is more than the model's context of "
             f"{model.max_context} tokens; lower it."
         )
+    gpu = device != "cpu"
+    seqs = config.max_num_seqs or (GPU_MAX_SEQS if gpu else CPU_MAX_SEQS)
+    place = _Place(device, itemsize, weight_bytes, available_bytes, total_bytes, fused)
+    if config.max_num_batched_tokens is not None or not gpu:
+        batched = config.max_num_batched_tokens or max(seqs, CPU_BATCHED_TOKENS)
+        return _plan(model, config, place, seqs, batched)
+    *larger, smallest = (max(seqs, tokens) for tokens in GPU_BATCHED_TOKENS)
+    for batched in larger:
+        with contextlib.suppress(ConfigError):
+            plan = _plan(model, config, place, seqs, batched)
+            if plan.max_model_len == (config.max_model_len or model.max_context):
+                return plan
+    return _plan(model, config, place, seqs, smallest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The device, and what is known of it."""
+
+    device: str
+    itemsize: int
+    weight_bytes: int
+    available_bytes: int
+    total_bytes: int
+    fused: bool
+
+
+def _plan(
+    model: ModelConfig, config: EngineConfig, place: _Place, seqs: int, batched: int
+) -> MemoryPlan:
+    gpu, itemsize = place.device != "cpu", place.itemsize
+    available = place.available_bytes
+    wanted = config.max_model_len or model.max_context
+    if gpu:
+        needs = gpu_memory(
+            model,
+            tokens=batched,
+            rows=seqs,
+            max_model_len=wanted,
+            page_size=config.page_size,
+            itemsize=itemsize,
+            fused=place.fused,
+        )
+        activations, fixed = needs.step, needs.graphs + needs.tables
+    else:
+        activations, fixed = cpu_step_bytes(model, batched, seqs, itemsize), 0
+    budget = _kv_budget(
+        config,
+        gpu=gpu,
+        room=available - place.weight_bytes,
+        gpu_limit=available - int(place.total_bytes * (1.0 - config.gpu_memory_utilization)),
+        taken=place.weight_bytes + activations + fixed,
+    )
+    sizes = _PoolSizes.of(model, config, batched=batched, itemsize=itemsize)
     if config.max_num_seqs is None:
         # Windows of many sequences must not take the memory of one long one.
         least = sizes.full_pages_of(wanted if config.max_model_len else sizes.page_size)
@@ -139,12 +192,13 @@ def plan_memory(
         max_model_len=length,
         max_num_seqs=seqs,
         max_num_batched_tokens=batched,
-        weight_bytes=weight_bytes,
+        weight_bytes=place.weight_bytes,
         activation_bytes=activations,
+        fixed_bytes=fixed,
         full_page_bytes=sizes.full_bytes,
         window_page_bytes=sizes.window_bytes,
-        available_bytes=available_bytes,
-        device=device,
+        available_bytes=available,
+        device=place.device,
     )
 
 
@@ -240,21 +294,6 @@ def _too_small(
         f"planned, enough for {fits} tokens; lower --max-model-len to {fits} or raise "
         f"--kv-cache-memory to {enough}."
     )
-
-
-def activation_bytes(model: ModelConfig, tokens: int, rows: int, itemsize: int) -> int:
-    """Estimate of the most that a step holds besides weights and cache.
-
-    Either the widest moment of a layer (the residual stream, and for each token's chosen experts
-    the gate-up output and its activation, or the attention's queries, keys and values in float32)
-    or the logits with the sampler's copies.
-    """
-    c = model
-    stream = 3 * c.hidden_size * itemsize
-    experts = c.experts_per_token * (3 * c.intermediate_size + c.hidden_size) * itemsize
-    attention = 2 * c.qkv_size * 4
-    logits = rows * c.vocab_size * (4 + itemsize) + 4 * c.vocab_size * 8
-    return max(tokens * (stream + max(experts, attention)), logits)
 
 
 def _gib(size: int) -> str:
