@@ -1,0 +1,143 @@
+"""The prefill kernel against the reference, on a CPU by Triton's interpreter.
+
+The interpreter must be chosen before Triton is first imported, so the tests below run in a process
+of their own, which `test_in_the_interpreter` starts. `tests/gpu/test_attention_prefill.py` runs the
+kernel on a GPU, in bfloat16 too, which the interpreter cannot multiply.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ossia.kernels.attention import reference
+from ossia.kernels.attention.interface import write_cache
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+interpreted = pytest.mark.skipif(not INTERPRETING, reason="run by test_in_the_interpreter")
+
+
+@pytest.mark.skipif(INTERPRETING, reason="this is the process that it starts")
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="Triton is not installed (it comes with torch for CUDA)",
+)
+def test_in_the_interpreter():
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    assert " passed" in run.stdout
+
+
+@pytest.fixture
+def prefill(monkeypatch):
+    """The module, and Triton 3.6's interpreter made to work with NumPy 2.4.
+
+    That one turns loop bounds, arrays of one element, into ints in a way that NumPy now refuses.
+    """
+    from triton.runtime import interpreter
+
+    from ossia.kernels.attention import triton_prefill
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
+    return triton_prefill
+
+
+def run(prefill, case, config=None):
+    """`attend_prefill` on a cache that holds the new keys and values."""
+    write_cache(case.cache, case.paged, case.k, case.v)
+    scale = case.q.shape[-1] ** -0.5
+    return prefill.attend_prefill(
+        case.q, case.cache, case.paged, case.sinks, scale, case.window, config=config
+    )
+
+
+def config_of(prefill, rows, keys):
+    return prefill.PrefillConfig(rows=rows, keys=keys, warps=4, stages=2)
+
+
+@interpreted
+@pytest.mark.parametrize("window", [None, 128, 20])
+@pytest.mark.parametrize(
+    ("cached", "new"),
+    [
+        ([0], [300]),
+        ([170], [130]),
+        ([20, 0, 5, 290, 64, 63], [1, 45, 32, 3, 1, 64]),
+    ],
+    ids=["prompt", "chunk", "mixed"],
+)
+def test_triton_matches_the_reference(prefill, attention_case, cached, new, window):
+    case = attention_case(cached, new, window=window, page_size=16)
+    torch.testing.assert_close(
+        run(prefill, case), case.run(reference.prepare_attention), rtol=1e-5, atol=1e-5
+    )
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"heads": 8, "kv_heads": 1, "head_dim": 64},
+        {"heads": 2, "kv_heads": 2, "head_dim": 32, "page_size": 32},
+        {"heads": 32, "kv_heads": 1, "head_dim": 16, "page_size": 64},
+        {"heads": 4, "kv_heads": 2, "head_dim": 16, "page_size": 128},
+    ],
+    ids=["groups of 8", "groups of 1", "groups of 32", "large pages"],
+)
+@pytest.mark.parametrize("window", [None, 50])
+def test_geometries(prefill, attention_case, shape, window):
+    case = attention_case([90, 0], [7, 40], window=window, **{"page_size": 16, **shape})
+    torch.testing.assert_close(
+        run(prefill, case), case.run(reference.prepare_attention), rtol=1e-5, atol=1e-5
+    )
+
+
+@interpreted
+def test_random_steps_and_configurations(prefill, attention_case):
+    rng = random.Random(0)
+    for seed in range(8):
+        cached = [rng.choice([0, rng.randrange(200)]) for _ in range(3)]
+        new = [rng.choice([1, rng.randrange(1, 90)]) for _ in range(3)]
+        window = rng.choice([None, rng.randrange(1, 150)])
+        config = config_of(prefill, rng.choice([16, 64, 128]), rng.choice([16, 32, 64]))
+        case = attention_case(cached, new, window=window, page_size=16, seed=seed)
+        torch.testing.assert_close(
+            run(prefill, case, config),
+            case.run(reference.prepare_attention),
+            rtol=1e-5,
+            atol=1e-5,
+            msg=lambda text, at=(cached, new, window, config): f"{at}: {text}",
+        )
+
+
+@interpreted
+def test_float16_stays_within_rounding(prefill, attention_case):
+    case = attention_case([40, 0], [1, 60], dtype=torch.float16, page_size=16)
+    torch.testing.assert_close(
+        run(prefill, case), case.run(reference.prepare_attention), rtol=3e-3, atol=3e-3
+    )
+
+
+@interpreted
+def test_what_the_kernel_cannot_do_is_refused(prefill, attention_case):
+    case = attention_case([5], [2], heads=3, kv_heads=1, head_dim=16, page_size=16)
+    with pytest.raises(ValueError, match="3 query heads"):
+        run(prefill, case)
