@@ -127,15 +127,16 @@ def project_one():
 
 @interpreted
 @pytest.mark.parametrize(
-    "geometry",
+    ("geometry", "rows", "piece"),
     [
-        {},
-        {"hidden": 96, "heads": 2, "kv_heads": 1, "head_dim": 64},
-        {"hidden": 64, "heads": 3, "kv_heads": 1, "head_dim": 16},
+        ({}, 2, 16),
+        ({}, 4, 1024),
+        ({}, 8, 32),
+        ({"hidden": 40, "heads": 2, "kv_heads": 1, "head_dim": 64}, 4, 32),
+        ({"hidden": 32, "heads": 3, "kv_heads": 1, "head_dim": 16}, 4, 32),
     ],
-    ids=["small", "head size 64", "3 heads"],
+    ids=["a pair", "one piece", "whole head", "head size 64", "3 heads"],
 )
-@pytest.mark.parametrize(("rows", "piece"), [(2, 32), (4, 32), (4, 1024), (8, 64)])
 def test_triton_matches_the_reference(project_one, geometry, rows, piece):
     from ossia.kernels.linear.triton_one import MatVecShape
 
