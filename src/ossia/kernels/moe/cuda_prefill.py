@@ -1,0 +1,199 @@
+"""Experts over many rows on Hopper: weights stay MXFP4 and become bfloat16 in registers.
+
+The kernels are in `cuda_prefill.cu`, which says how they work. They want work items of
+`ROWS_A_TILE` rows (`group(chosen, num_experts, ROWS_A_TILE)`).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ossia.kernels.cuda.compiler import compile_cuda
+from ossia.kernels.cuda.module import CudaKernel, CudaModule
+from ossia.kernels.moe.hopper_layout import HopperExperts
+from ossia.kernels.router.groups import Groups
+
+ROWS_A_TILE = 256
+_PADDING = 127  # rows that the last tile of an expert may be computed beyond its own
+_THREADS = 384
+_SLOT_BYTES = ROWS_A_TILE * 128
+_STAGING_BYTES = 2 * 16384
+_ALIGNMENT = 1024
+_BARRIER_BYTES = 16  # of a slot: full and empty
+_SOURCE = Path(__file__).with_name("cuda_prefill.cu")
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillConfig:
+    """How the kernels use shared memory."""
+
+    stages: int = 6  # slots of the ring of activations, 32 KiB each
+    lag: int = 2  # chunks of gathered rows that are in flight, at most stages - 2
+    stagger: int = 2  # chunks that the second warpgroup starts behind, below stages - lag
+    wait_limit_ns: int = 0  # in tests: a wait that takes longer ends the kernel with an error
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block."""
+        slots = self.stages * (_SLOT_BYTES + _BARRIER_BYTES)
+        return _ALIGNMENT + slots + _STAGING_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillKernels:
+    """Both halves, compiled and loaded for one device and geometry."""
+
+    gate_up: CudaKernel
+    down: CudaKernel
+    blocks: int  # of a launch: one for each multiprocessor
+
+
+DEFAULT = PrefillConfig()
+
+
+def experts_many(
+    normed: Tensor,
+    groups: Groups,
+    experts: HopperExperts,
+    alpha: float,
+    limit: float,
+    *,
+    config: PrefillConfig = DEFAULT,
+) -> Tensor:
+    """Each chosen expert's answer to each token, not yet weighted.
+
+    Args:
+        normed: bfloat16 [tokens, hidden], what the router saw.
+        groups: of all pairs, in tiles of ROWS_A_TILE rows (or 128, or 64).
+        experts: of the layer; hidden and intermediate size multiples of 64.
+        alpha: of the gate's sigmoid.
+        limit: clamp of gate and up.
+        config: for measurements.
+
+    Returns:
+        bfloat16 [tokens * k, hidden], row token * k + choice, biases included.
+
+    Raises:
+        ValueError: tiles of another size.
+    """
+    h = gate_up_many(normed, groups, experts, alpha, limit, config=config)
+    pairs = len(groups.pair_of_row)
+    kernels = _kernels_for(normed, groups, experts, config)
+    y = torch.empty(pairs, experts.hidden, dtype=torch.bfloat16, device=normed.device)
+    kernels.down(
+        (kernels.blocks,),
+        experts.down_blocks.data_ptr(),
+        experts.down_scales.data_ptr(),
+        experts.down_bias.data_ptr(),
+        h.data_ptr(),
+        groups.pair_of_row.data_ptr(),
+        groups.work.data_ptr(),
+        groups.num_work.data_ptr(),
+        y.data_ptr(),
+        experts.down_gain,
+    )
+    return y
+
+
+def gate_up_many(
+    normed: Tensor,
+    groups: Groups,
+    experts: HopperExperts,
+    alpha: float,
+    limit: float,
+    *,
+    config: PrefillConfig = DEFAULT,
+) -> Tensor:
+    """The first half of `experts_many`: h, in the order in which the second half reads it.
+
+    A tile of n rows of expert e, padded to p = 64, 128 or 256 rows, begins at row
+    first_row + 127 e of [rows, intermediate], and is laid out as [intermediate / 64, p, 64]; in
+    each row of 64 values the eight groups of eight stand at places group ^ (row % 8).
+
+    Returns:
+        bfloat16 [hidden_rows(pairs, experts), intermediate]; rows of no tile are not written.
+    """
+    if groups.rows_a_tile not in (64, 128, ROWS_A_TILE):
+        raise ValueError(f"Prefill works on tiles of {ROWS_A_TILE} rows, not {groups.rows_a_tile}.")
+    kernels = _kernels_for(normed, groups, experts, config)
+    assert normed.dtype == experts.gate_up_bias.dtype == experts.down_bias.dtype == torch.bfloat16
+    assert normed.is_contiguous()
+    assert normed.shape[1] == experts.hidden
+    rows = hidden_rows(len(groups.pair_of_row), experts.num_experts)
+    h = torch.empty(rows, experts.intermediate, dtype=torch.bfloat16, device=normed.device)
+    kernels.gate_up(
+        (kernels.blocks,),
+        experts.gate_up_blocks.data_ptr(),
+        experts.gate_up_scales.data_ptr(),
+        experts.gate_up_bias.data_ptr(),
+        normed.data_ptr(),
+        groups.pair_of_row.data_ptr(),
+        groups.work.data_ptr(),
+        groups.num_work.data_ptr(),
+        h.data_ptr(),
+        experts.gate_up_gain,
+        alpha,
+        limit,
+    )
+    return h
+
+
+def hidden_rows(pairs: int, num_experts: int) -> int:
+    """Rows that h takes between the halves, of intermediate size * 2 bytes each."""
+    return pairs + _PADDING * num_experts
+
+
+def _kernels_for(
+    normed: Tensor, groups: Groups, experts: HopperExperts, config: PrefillConfig
+) -> PrefillKernels:
+    k = len(groups.pair_of_row) // len(normed)
+    index = normed.device.index
+    assert index is not None
+    return prefill_kernels(experts.hidden, experts.intermediate, k, config, index)
+
+
+@functools.cache
+def prefill_kernels(
+    hidden: int, intermediate: int, k: int, config: PrefillConfig = DEFAULT, device_index: int = 0
+) -> PrefillKernels:
+    """Compile and load; call it at start-up, outside of any graph capture.
+
+    Raises:
+        CudaCompileError: there is no NVRTC, or it refuses.
+        CudaDriverError: the device is not a Hopper GPU.
+    """
+    code = compile_cuda(
+        _SOURCE.read_text(encoding="utf-8"),
+        architecture="sm_90a",
+        defines=defines(hidden, intermediate, k, config),
+        name=_SOURCE.name,
+    )
+    module = CudaModule(code, device_index)
+    shared = config.shared_bytes
+    return PrefillKernels(
+        gate_up=module.kernel("gate_up_many", "PPPPPPPPfff", block=_THREADS, shared_bytes=shared),
+        down=module.kernel("down_many", "PPPPPPPPf", block=_THREADS, shared_bytes=shared),
+        blocks=torch.cuda.get_device_properties(device_index).multi_processor_count,
+    )
+
+
+def defines(
+    hidden: int, intermediate: int, k: int, config: PrefillConfig = DEFAULT
+) -> dict[str, int | str]:
+    """The macros that `cuda_prefill.cu` wants."""
+    found: dict[str, int | str] = {
+        "HIDDEN": hidden,
+        "INTERMEDIATE": intermediate,
+        "TOP_K": k,
+        "STAGES": config.stages,
+        "LAG": config.lag,
+        "STAGGER": config.stagger,
+    }
+    if config.wait_limit_ns:
+        found["WAIT_LIMIT_NS"] = f"{config.wait_limit_ns}ull"
+    return found
