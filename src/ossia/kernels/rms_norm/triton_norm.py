@@ -13,6 +13,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.linear.triton_one import pdl_options
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, pdl: bool = False) -> Tensor:
     """Normalise the rows of x.
@@ -29,12 +31,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, pdl: bool = False) -> Ten
         x,
         weight,
         out,
-        eps,
         HIDDEN=hidden,
+        EPS=eps,
         BLOCK=triton.next_power_of_2(hidden),
         PDL=pdl,
         num_warps=4,
-        launch_pdl=pdl,
+        **pdl_options(pdl),
     )
     return out
 
@@ -44,8 +46,8 @@ def _norm(  # type: ignore[no-untyped-def]
     x_ptr,  # [tokens, HIDDEN]
     weight_ptr,  # [HIDDEN]
     out_ptr,  # [tokens, HIDDEN]
-    eps,
     HIDDEN: tl.constexpr,
+    EPS: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -57,5 +59,5 @@ def _norm(  # type: ignore[no-untyped-def]
         gdc_wait()
     start = tl.program_id(0).to(tl.int64) * HIDDEN
     x = tl.load(x_ptr + start + place, mask=mask, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(x * x, 0) / HIDDEN + eps)
+    scale = tl.rsqrt(tl.sum(x * x, 0) / HIDDEN + EPS)
     tl.store(out_ptr + start + place, (x * scale * weight).to(out_ptr.dtype.element_ty), mask=mask)
