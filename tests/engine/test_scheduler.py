@@ -355,3 +355,75 @@ def test_the_same_history_gives_the_same_plans() -> None:
         return seen
 
     assert plans() == plans()
+
+
+def test_a_decode_is_planned_ahead_at_the_position_of_its_unknown_token() -> None:
+    scheduler = make_scheduler()
+    request = scheduler.add("a", [1, 2, 3], SamplingParams(max_tokens=3))
+    first = scheduler.schedule()
+    second = scheduler.schedule(ahead=True)
+    assert shape(first) == [("a", 0, 3)]
+    assert shape(second) == [("a", 3, 1)]
+    assert len(request.tokens) == 3
+    assert len(scheduler.commit(first, [5])) == 1
+    third = scheduler.schedule(ahead=True)
+    assert shape(third) == [("a", 4, 1)]
+    scheduler.commit(second, [6])
+    last = scheduler.schedule(ahead=True)
+    assert shape(last) == [], "the token under way is the last one"
+    scheduler.cancel(last)
+    assert [output.finish_reason for output in scheduler.commit(third, [7])] == ["length"]
+    assert request.generated == [5, 6, 7]
+    scheduler.check_invariants()
+
+
+def test_a_request_that_ends_is_passed_over_in_the_step_ahead() -> None:
+    scheduler = make_scheduler()
+    scheduler.add("a", [1, 2, 3], SamplingParams())
+    scheduler.add("b", [2, 2, 3], SamplingParams())
+    first = scheduler.schedule()
+    second = scheduler.schedule(ahead=True)
+    outputs = scheduler.commit(first, [EOS, 1])
+    assert [output.finish_reason for output in outputs] == ["stop", None]
+    assert [output.request_id for output in scheduler.commit(second, [4, 4])] == ["b"]
+    scheduler.check_invariants()
+
+
+def test_chunks_and_newcomers_are_planned_ahead() -> None:
+    scheduler = make_scheduler(budget=10)
+    scheduler.add("a", list(range(12)), SamplingParams())
+    scheduler.add("b", [7] * 5, SamplingParams())
+    assert shape(scheduler.schedule()) == [("a", 0, 10)]
+    assert shape(scheduler.schedule(ahead=True)) == [("a", 10, 2), ("b", 0, 5)]
+
+
+def test_two_steps_are_settled_in_order() -> None:
+    scheduler = make_scheduler()
+    scheduler.add("a", [1, 2, 3], SamplingParams())
+    with pytest.raises(RuntimeError, match="no step to plan ahead of"):
+        scheduler.schedule(ahead=True)
+    first = scheduler.schedule()
+    second = scheduler.schedule(ahead=True)
+    for ahead in (False, True):
+        with pytest.raises(RuntimeError, match="neither committed nor cancelled"):
+            scheduler.schedule(ahead=ahead)
+    with pytest.raises(RuntimeError, match="not the one"):
+        scheduler.commit(second, [1])
+    with pytest.raises(RuntimeError, match="not the one"):
+        scheduler.cancel(first)
+    scheduler.cancel(second)
+    scheduler.cancel(first)
+    assert shape(scheduler.schedule()) == [("a", 0, 3)]
+
+
+def test_a_decode_without_a_window_page_sits_one_step_out() -> None:
+    scheduler = make_scheduler(window_pages=3, seqs=1)  # what one sequence holds between steps
+    scheduler.add("a", [1] * 11, SamplingParams())
+    step(scheduler)
+    first = scheduler.schedule()  # position 11, the last one of the third page
+    second = scheduler.schedule(ahead=True)
+    assert shape(first) == [("a", 11, 1)]
+    assert second.sequences == ()
+    scheduler.cancel(second)
+    scheduler.commit(first, [1])
+    assert shape(scheduler.schedule()) == [("a", 12, 1)]

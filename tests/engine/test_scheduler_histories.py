@@ -4,6 +4,9 @@ The fake model stores, in the slot of every key, a hash of all tokens up to it. 
 back through its page tables must give exactly its own history, in both pools; the next token is a
 hash of what was read. Any page that is lost, shared wrongly, overwritten or freed too early
 changes what is read, and any dependence on the batch changes the answer.
+
+Half of the histories plan each step before the tokens of the one before it are known. Their model
+runs as soon as it can, ahead of `commit`; test_pipelining.py has one that runs late.
 """
 
 from __future__ import annotations
@@ -66,17 +69,27 @@ class PagedModel:
     scheduler: Scheduler
     full: dict[int, int] = field(default_factory=dict)
     window: dict[int, int] = field(default_factory=dict)
+    sampled: dict[Request, int] = field(default_factory=dict)  # by the step before
 
     def run(self, plan: StepPlan) -> list[int]:
         """Write all keys of the step, then let all queries read; one token a sampling sequence."""
         for item in plan.sequences:
             self._write(item)
-        chosen = [(item.samples, self._read(item)) for item in plan.sequences]
-        return [token for samples, token in chosen if samples]
+        chosen = [(item, self._read(item)) for item in plan.sequences]
+        self.sampled = {item.request: token for item, token in chosen if item.samples}
+        return [token for item, token in chosen if item.samples]
+
+    def _tokens(self, item: ScheduledSequence) -> list[int]:
+        """All tokens up to those of the step; the scheduler may not know the last one yet."""
+        end = item.start + item.num_tokens
+        if end <= len(item.request.tokens):
+            return item.request.tokens[:end]
+        assert end == len(item.request.tokens) + 1
+        return [*item.request.tokens, self.sampled[item.request]]
 
     def _write(self, item: ScheduledSequence) -> None:
         size = self.scheduler.cache.config.page_size
-        keys = histories(item.request.tokens)
+        keys = histories(self._tokens(item))
         for position in range(item.start, item.start + item.num_tokens):
             page, offset = divmod(position, size)
             if position >= item.pages.full_write_start:
@@ -98,7 +111,7 @@ class PagedModel:
         config = self.scheduler.cache.config
         size, pages = config.page_size, item.pages
         end = item.start + item.num_tokens
-        keys = histories(item.request.tokens[:end])
+        keys = histories(self._tokens(item))
         full = [self.full[pages.full[p // size] * size + p % size] for p in range(end)]
         assert full == keys, "the full pool holds another context"
         first = max(0, item.start - config.sliding_window + 1)
@@ -117,6 +130,8 @@ class History:
 
     scheduler: Scheduler
     model: PagedModel
+    pipelined: bool = False
+    ahead: tuple[StepPlan, list[int]] | None = None  # the step under way, and what it samples
     live: dict[str, tuple[list[int], SamplingParams]] = field(default_factory=dict)
     answers: dict[str, list[int]] = field(default_factory=dict)
     finished: list[list[int]] = field(default_factory=list)  # prompt and answer
@@ -145,11 +160,13 @@ class History:
 
     def step(self, during: Sequence[tuple[str, int]] = ()) -> None:
         """One step; `during` are things that happen between its start and its results."""
-        plan = self.scheduler.schedule()
-        self._check_plan(plan)
-        tokens = self.model.run(plan)
+        plan, tokens = self.ahead or self._begin()
+        self.ahead = self._begin_ahead() if self.pipelined else None
         for what, which in during:
             if what == "cancel":
+                if self.ahead is not None:
+                    self.scheduler.cancel(self.ahead[0])
+                    self.ahead = None
                 self.scheduler.cancel(plan)
                 self.scheduler.check_invariants()
                 return
@@ -161,6 +178,21 @@ class History:
         self.scheduler.check_invariants()
         self._check_windows()
 
+    def _begin(self) -> tuple[StepPlan, list[int]]:
+        plan = self.scheduler.schedule()
+        self._check_plan(plan)
+        return plan, self.model.run(plan)
+
+    def _begin_ahead(self) -> tuple[StepPlan, list[int]] | None:
+        preemptions = self.scheduler.stats().preemptions
+        plan = self.scheduler.schedule(ahead=True)
+        assert self.scheduler.stats().preemptions == preemptions
+        self._check_limits(plan)
+        if plan.sequences:
+            return plan, self.model.run(plan)
+        self.scheduler.cancel(plan)
+        return None
+
     def follow_up(self, which: int, block: list[int], params: SamplingParams) -> None:
         """The next turn of a finished request: its prompt and answer, and something more."""
         if self.finished:
@@ -171,7 +203,7 @@ class History:
         """Run to the end: every request must finish, and every page come back."""
         work = sum(CONTEXT for _ in self.live)
         for _ in range(20 * work + 1):
-            if not self.scheduler.has_work:
+            if not self.scheduler.has_work and self.ahead is None:
                 break
             self.step()
         assert not self.live, "a request starved"
@@ -182,12 +214,17 @@ class History:
         assert cache.window.num_free == cache.window.capacity
         self.scheduler.check_invariants()
 
-    def _check_plan(self, plan: StepPlan) -> None:
+    def _check_limits(self, plan: StepPlan) -> None:
         config = self.scheduler.config
-        assert bool(plan.sequences) == self.scheduler.has_work, "a step did nothing"
         assert len(plan.sequences) <= config.max_num_seqs
         assert plan.num_tokens == sum(i.num_tokens for i in plan.sequences)
         assert plan.num_tokens <= config.max_num_batched_tokens
+        assert all(0 <= i.request.seat < config.max_num_seqs for i in plan.sequences)
+        assert len({i.request.seat for i in plan.sequences}) == len(plan.sequences)
+
+    def _check_plan(self, plan: StepPlan) -> None:
+        self._check_limits(plan)
+        assert bool(plan.sequences) == self.scheduler.has_work, "a step did nothing"
         running = self._running()
         if running:
             oldest = running[0]
@@ -214,7 +251,7 @@ class History:
             assert request.pages is not None
             assert request.pages.window_start == first_key // config.page_size
             assert len(request.pages.window) == (
-                -(-request.num_computed // config.page_size) - request.pages.window_start
+                -(-request.num_scheduled // config.page_size) - request.pages.window_start
             )
 
     def _running(self) -> list[Request]:
@@ -275,12 +312,18 @@ events = st.one_of(adds, adds, follow_ups, steps, rare)
 
 @settings(max_examples=1500, deadline=None, derandomize=True)
 @given(
-    schedulers(), st.lists(adds, min_size=2, max_size=6), st.lists(events, min_size=6, max_size=30)
+    schedulers(),
+    st.booleans(),
+    st.lists(adds, min_size=2, max_size=6),
+    st.lists(events, min_size=6, max_size=30),
 )
 def test_every_request_gets_its_own_answer_in_any_history(
-    scheduler: Scheduler, first: list[tuple[Any, ...]], then: list[tuple[Any, ...]]
+    scheduler: Scheduler,
+    pipelined: bool,
+    first: list[tuple[Any, ...]],
+    then: list[tuple[Any, ...]],
 ) -> None:
-    history = History(scheduler, PagedModel(scheduler))
+    history = History(scheduler, PagedModel(scheduler), pipelined)
     for what, *args in first + then:
         if what == "add":
             history.add(*args)
@@ -317,7 +360,7 @@ def test_every_request_gets_its_own_answer_under_page_pressure(seed: int) -> Non
         tail_interval=8,
     )
     scheduler = Scheduler(SchedulerConfig(8, rng.choice([8, 12, 40]), CONTEXT, (EOS,)), cache)
-    history = History(scheduler, PagedModel(scheduler))
+    history = History(scheduler, PagedModel(scheduler), pipelined=rng.random() < 0.5)
     for _ in range(40):
         what = rng.random()
         choice = SamplingParams(max_tokens=rng.choice([3, 12, 30]), ignore_eos=rng.random() < 0.8)

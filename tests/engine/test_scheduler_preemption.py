@@ -111,6 +111,23 @@ def test_a_request_aborted_while_preempted_is_gone() -> None:
         assert step(scheduler) == ["a"]
 
 
+def test_nobody_is_preempted_while_a_step_is_under_way() -> None:
+    scheduler = make_scheduler(full=10, caching=False)
+    for name in "ab":
+        scheduler.add(name, [ord(name)] * 15, SamplingParams())
+    refused = 0
+    while not scheduler.stats().preemptions:
+        plan = scheduler.schedule()
+        preempted = scheduler.stats().preemptions
+        ahead = scheduler.schedule(ahead=True)
+        assert scheduler.stats().preemptions == preempted
+        refused += not ahead.sequences
+        scheduler.cancel(ahead)
+        scheduler.commit(plan, [1] * len(plan.sampling))
+        scheduler.check_invariants()
+    assert refused == 1, "the whole step waits until pages can be taken"
+
+
 def test_a_request_as_long_as_the_pool_ends_alone() -> None:
     scheduler = make_scheduler(full=10, budget=7)
     requests = [scheduler.add(str(i), [i] * 39, SamplingParams()) for i in range(5)]
