@@ -468,6 +468,7 @@ struct DownEpilogue {
 template <int kRows, int kChunks, typename Epilogue>
 struct Consumer {
     static constexpr int kTilesM = (kRows + 127) / 128;
+    static_assert(kChunks > 2 && kChunks > STAGGER, "at least 192 columns");
     const uint4* blocks;
     const u32* scales;
     const int4* work;

@@ -70,7 +70,7 @@ def experts_many(
     Args:
         normed: bfloat16 [tokens, hidden], what the router saw.
         groups: of all pairs, in tiles of ROWS_A_TILE rows (or 128, or 64).
-        experts: of the layer; hidden and intermediate size multiples of 64.
+        experts: of the layer; hidden and intermediate size multiples of 64, at least 192.
         alpha: of the gate's sigmoid.
         limit: clamp of gate and up.
         config: for measurements.
