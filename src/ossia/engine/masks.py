@@ -30,6 +30,7 @@ class Only:
     tokens: NDArray[np.int64]  # [n], ascending, n >= 1
     ids: Tensor  # the same, on the device of the logits
     forced: int | None  # the token, if there is just one
+    words: NDArray[np.int32] | None = None  # the bits it was made of, if any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +39,7 @@ class AllBut:
 
     ids: Tensor  # int64 [n], ascending
     free_text: bool  # any ordinary token, or a special one that ends the text
+    words: NDArray[np.int32] | None = None  # the bits it was made of, if any
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +60,31 @@ def only(*tokens: int) -> Only:
 def mask_of(words: NDArray[np.int32], device: torch.device) -> Only | AllBut:
     """The mask of int32 [MASK_WORDS]; bit i of word w allows token 32 * w + i, at least one is set.
 
-    Its ids are copied to the device without waiting for it.
+    Its ids are copied to the device without waiting for it. The words are kept, not copied.
     """
     bits = np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_)
     if int(np.count_nonzero(bits)) <= _ONLY_UP_TO:
-        return _only(np.flatnonzero(bits), device)
+        return _only(np.flatnonzero(bits), device, words)
     # Where no special token is allowed the text may not end yet, so the next state is another one.
     free_text = bool(bits[:FIRST_SPECIAL].all() and bits[FIRST_SPECIAL:].any())
-    return AllBut(_to(np.flatnonzero(~bits), device), free_text)
+    return AllBut(_to(np.flatnonzero(~bits), device), free_text, words)
 
 
-def _only(tokens: NDArray[np.int64], device: torch.device) -> Only:
-    return Only(tokens, _to(tokens, device), int(tokens[0]) if len(tokens) == 1 else None)
+def words_of(mask: Only | AllBut) -> NDArray[np.int32]:
+    """The bits of a mask, int32 [MASK_WORDS]; do not change them."""
+    if mask.words is not None:
+        return mask.words
+    only_these = isinstance(mask, Only)
+    bits = np.full(TOKENIZER_SIZE, not only_these, dtype=np.uint8)
+    bits[mask.ids.cpu().numpy()] = only_these
+    return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+def _only(
+    tokens: NDArray[np.int64], device: torch.device, words: NDArray[np.int32] | None = None
+) -> Only:
+    forced = int(tokens[0]) if len(tokens) == 1 else None
+    return Only(tokens, _to(tokens, device), forced, words)
 
 
 def _to(ids: NDArray[np.int64], device: torch.device) -> Tensor:
@@ -97,7 +112,7 @@ class MaskCache:
             if mask is not None:
                 self._masks.move_to_end(key)
                 return mask
-        mask = mask_of(words, self._device)
+        mask = mask_of(np.frombuffer(key, dtype=np.int32), self._device)
         with self._lock:
             mask = self._masks.setdefault(key, mask)
             if len(self._masks) > self._capacity:

@@ -34,6 +34,9 @@ class SamplingState:
         self.follower = follower  # None: any token
         self.generated = 0  # tokens
         self.greedy = params.temperature < GREEDY_BELOW
+        self.packed: bytes | None = (
+            None  # what never changes, as `device_sampling_rows.py` packs it
+        )
         self.counts: TokenCounts | None = None
         if params.repetition_penalty != 1.0:
             self.counts = TokenCounts(prompt)
