@@ -1,0 +1,432 @@
+// The experts of a few to a few hundred tokens, in two launches. Rows are the (token, choice)
+// pairs sorted by expert; a work item is up to N rows of one expert.
+//
+//   few_gate_up: h[row] = swiglu(G_e normed[token of row] + b)      bf16 [pairs, INTERMEDIATE]
+//   few_down:    y[pair of row] = D_e h[row] + b                    bf16 [pairs, HIDDEN]
+//
+// Bytes: the matrices of every expert in use once, 4.25 bits a weight; 8.8 MB and 4.4 MB an expert
+// of gpt-oss. Each unit reads its rows' activations from the L2 again, so it takes many weight rows.
+//
+// Launch shape: persistent blocks. A unit is a work item and BLOCK_TILES tiles of 16 weight rows;
+// block b does units b, b + gridDim, ... Units of the same weight rows stand side by side, so that
+// where an expert has two items the second finds the weights in the L2. One warp copies: weights,
+// scales and activations of CHUNKS chunks a stage by the bulk copy engine into a ring of STAGES
+// stages, so that STAGES - 1 of them (60 KB and more of weights) are on their way at any time and
+// also from one unit to the next. The other WARPS_M x WARPS_K warps multiply: a warp has TILES
+// tiles, and every WARPS_K-th chunk; partial sums of the WARPS_K meet in shared memory.
+//
+// Rows that an item does not have hold stale bytes in shared memory; they only reach columns of the
+// product that nobody stores.
+//
+// Macros: HIDDEN, INTERMEDIATE, TOPK, N (8, 16, 32 or 64), WARPS_M, WARPS_K, TILES, CHUNKS (divides
+// HIDDEN / 64 and INTERMEDIATE / 64), STAGES, BLOCKS_A_SM.
+
+constexpr int BLOCK_TILES = WARPS_M * TILES;
+constexpr int CONSUMERS = WARPS_M * WARPS_K;      // warps
+constexpr int THREADS = (CONSUMERS + 1) * WARP;   // and the one that copies
+constexpr int TILE_BYTES = CHUNKS * WARP * 16;    // of a stage
+constexpr int SCALE_BYTES = CHUNKS * 32;          // of a tile in a stage
+constexpr int ROW_BYTES = CHUNKS * CHUNK * 2;     // of a row of activations in a stage
+constexpr int PITCH = ROW_BYTES + 16;             // an odd number of 16 bytes: no bank conflicts
+constexpr int SCALES_AT = BLOCK_TILES * TILE_BYTES;
+constexpr int ROWS_AT = SCALES_AT + BLOCK_TILES * SCALE_BYTES;
+constexpr int STAGE_BYTES = ROWS_AT + N * PITCH;
+constexpr int ROWS_A_LANE = (N + WARP - 1) / WARP;
+
+struct Item { // as `Groups.work` has it
+  int expert, first_row, rows, zero;
+};
+
+// --- mbarriers and bulk copies (PTX ISA, "mbarrier" and "cp.async.bulk")
+
+__device__ __forceinline__ void init_barrier(u32 barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void arrive(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void arrive_and_expect(u32 barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+__device__ __forceinline__ void wait_for(u32 barrier, u32 parity) {
+  asm volatile("{\n"
+               ".reg .pred done;\n"
+               "again:\n"
+               "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+               "@done bra finished;\n"
+               "bra again;\n"
+               "finished:\n"
+               "}" ::"r"(barrier),
+               "r"(parity)
+               : "memory");
+}
+
+__device__ __forceinline__ void copy(u32 to, const void *from, u32 bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+               "[%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
+// --- shared memory to registers
+
+__device__ __forceinline__ uint4 load_words(u32 from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(from));
+  return v;
+}
+
+__device__ __forceinline__ u32 load_word(u32 from) {
+  u32 v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from));
+  return v;
+}
+
+// Four 8 x 8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
+__device__ __forceinline__ uint4 load_matrices(u32 row) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(row));
+  return v;
+}
+
+// The bfloat16 2^(code - 1), twice, of byte `place` of the scales.
+__device__ __forceinline__ u32 multiplier(u32 scales, int place) {
+  u32 code = __byte_perm(scales, 0, 0x4040 | (place * 0x0101)); // in both halves
+  return code * 128u + 0x3F003F00u;                             // (code + 126) << 7
+}
+
+struct Place { // in the ring
+  int stage = 0;
+  u32 parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == STAGES) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+template <bool GATE_UP> struct Experts {
+  static constexpr int ROWS = GATE_UP ? 2 * INTERMEDIATE : HIDDEN;
+  static constexpr int COLUMNS = GATE_UP ? HIDDEN : INTERMEDIATE;
+  static constexpr int ALL_TILES = ROWS / TILE, ALL_CHUNKS = COLUMNS / CHUNK;
+  static constexpr int STEPS = ALL_CHUNKS / CHUNKS; // stages of a unit
+  static constexpr int UNITS = (ALL_TILES + BLOCK_TILES - 1) / BLOCK_TILES; // of a work item
+
+  const u8 *blocks, *scales;
+  const u16 *bias;
+  const u8 *input;
+  const int *pair_of_row;
+  const Item *work;
+  u16 *out;
+  float gain, alpha, limit;
+  u32 ring, full, empty; // addresses in shared memory
+  float *partial;        // [WARPS_K - 1][WARPS_M][TILES][N / 8][WARP][4]
+
+  // --- the warp that copies
+
+  // One unit's addresses, kept while its stages are copied.
+  struct Source {
+    int unit = -1, tiles = 0, rows = 0;
+    const u8 *blocks, *scales; // of the lane's tile
+    const u8 *row[ROWS_A_LANE];
+  };
+
+  __device__ __forceinline__ void open(Source &source, int unit, int items, int lane) const {
+    if (source.unit == unit) return;
+    Item item = work[unit % items];
+    int first = unit / items * BLOCK_TILES;
+    source.unit = unit;
+    source.tiles = min(BLOCK_TILES, ALL_TILES - first);
+    source.rows = item.rows;
+    long long chunk = ((long long)item.expert * ALL_TILES + first + lane) * ALL_CHUNKS;
+    source.blocks = blocks + chunk * (WARP * 16);
+    source.scales = scales + chunk * 32;
+#pragma unroll
+    for (int i = 0; i < ROWS_A_LANE; i++) {
+      int n = i * WARP + lane;
+      int row = item.first_row + n;
+      if (GATE_UP && n < item.rows) row = pair_of_row[row] / TOPK;
+      source.row[i] = input + (long long)row * (COLUMNS * 2);
+    }
+  }
+
+  __device__ __forceinline__ void copy_weights(const Source &source, int step, int stage,
+                                               int lane) const {
+    u32 to = ring + stage * STAGE_BYTES, barrier = full + stage * 8;
+    if (lane == 0)
+      arrive_and_expect(barrier, source.tiles * (TILE_BYTES + SCALE_BYTES) +
+                                     source.rows * ROW_BYTES);
+    __syncwarp();
+    if (lane < source.tiles) {
+      copy(to + lane * TILE_BYTES, source.blocks + step * TILE_BYTES, TILE_BYTES, barrier);
+      copy(to + SCALES_AT + lane * SCALE_BYTES, source.scales + step * SCALE_BYTES, SCALE_BYTES,
+           barrier);
+    }
+  }
+
+  __device__ __forceinline__ void copy_rows(const Source &source, int step, int stage,
+                                            int lane) const {
+    u32 to = ring + stage * STAGE_BYTES + ROWS_AT, barrier = full + stage * 8;
+#pragma unroll
+    for (int i = 0; i < ROWS_A_LANE; i++) {
+      int n = i * WARP + lane;
+      if (n < source.rows)
+        copy(to + n * PITCH, source.row[i] + step * ROW_BYTES, ROW_BYTES, barrier);
+    }
+  }
+
+  __device__ __forceinline__ void copy_all(const int *num_work, int lane) const {
+    if (GATE_UP) {
+      wait_for_previous_kernel();
+      let_next_kernel_start();
+    }
+    int items = *num_work, units = items * UNITS;
+    int mine = units > (int)blockIdx.x ? (units - 1 - (int)blockIdx.x) / (int)gridDim.x + 1 : 0;
+    int fills = mine * STEPS, early = min(STAGES, fills);
+    Source source;
+    // The first round of the ring. few_down may read the work items before the wait: few_gate_up,
+    // the only kernel that may still run, let it start after the kernels before had ended.
+    for (int f = 0; f < early; f++) {
+      open(source, blockIdx.x + f / STEPS * gridDim.x, items, lane);
+      copy_weights(source, f % STEPS, f, lane);
+    }
+    if (!GATE_UP) wait_for_previous_kernel();
+    for (int f = 0; f < early; f++) {
+      open(source, blockIdx.x + f / STEPS * gridDim.x, items, lane);
+      copy_rows(source, f % STEPS, f, lane);
+    }
+    Place place;
+    for (int f = STAGES; f < fills; f++) {
+      open(source, blockIdx.x + f / STEPS * gridDim.x, items, lane);
+      wait_for(empty + place.stage * 8, place.parity);
+      copy_weights(source, f % STEPS, place.stage, lane);
+      copy_rows(source, f % STEPS, place.stage, lane);
+      place.advance();
+    }
+  }
+
+  // --- the warps that multiply
+
+  // One unit with columns 0 .. 8 NS - 1.
+  template <int NS>
+  __device__ __forceinline__ void multiply(Item item, int first_tile, Place &place, int warp_m,
+                                           int warp_k, int lane) const {
+    // With a single product at a time, two sums halve the chain of dependent instructions.
+    constexpr int SUMS = TILES * NS == 1 ? 2 : 1;
+    float sums[SUMS][TILES][NS][4] = {};
+    bool active = first_tile < ALL_TILES;
+    u32 biases[TILES];
+#pragma unroll
+    for (int m = 0; m < TILES; m++) {
+      biases[m] = 0;
+      if (first_tile + m < ALL_TILES) {
+        const u16 *from = bias + (long long)item.expert * ROWS + (first_tile + m) * TILE;
+        int g = lane / 4;
+        biases[m] = GATE_UP ? reinterpret_cast<const u32 *>(from)[g] : from[g] | from[g + 8] << 16;
+      }
+    }
+    u32 words_at = warp_m * TILES * TILE_BYTES + lane * 16;
+    u32 scales_at = SCALES_AT + warp_m * TILES * SCALE_BYTES + lane / 4 * 4;
+    u32 rows_at = ROWS_AT + lane % 8 * PITCH + lane / 8 * 16;
+    for (int step = 0; step < STEPS; step++) {
+      wait_for(full + place.stage * 8, place.parity);
+      u32 base = ring + place.stage * STAGE_BYTES;
+      // Chunks of the whole row go to the WARPS_K in turn.
+      int offset = CHUNKS % WARPS_K == 0
+                       ? warp_k
+                       : (warp_k + step * (WARPS_K - CHUNKS % WARPS_K)) % WARPS_K;
+      if (active) {
+        // Wide products have enough independent instructions in one chunk.
+#pragma unroll(NS > 4 ? 1 : CHUNKS)
+        for (int i = 0; i < (CHUNKS + WARPS_K - 1) / WARPS_K; i++) {
+          int chunk = i * WARPS_K + offset;
+          if (CHUNKS % WARPS_K == 0 || chunk < CHUNKS) {
+            uint4 words[TILES];
+            u32 scale[TILES];
+#pragma unroll
+            for (int m = 0; m < TILES; m++) {
+              words[m] = load_words(base + words_at + m * TILE_BYTES + chunk * (WARP * 16));
+              scale[m] = load_word(base + scales_at + m * SCALE_BYTES + chunk * 32);
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              uint4 x[NS];
+#pragma unroll
+              for (int j = 0; j < NS; j++)
+                x[j] = load_matrices(base + rows_at + j * 8 * PITCH + chunk * 128 + half * 64);
+#pragma unroll
+              for (int m = 0; m < TILES; m++) {
+                u32 low = multiplier(scale[m], 2 * half), high = multiplier(scale[m], 2 * half + 1);
+#pragma unroll
+                for (int s = 0; s < 2; s++) {
+                  u32 a[4];
+                  unpack(half ? (s ? words[m].w : words[m].z) : (s ? words[m].y : words[m].x), a);
+                  a[0] = multiply_bf16x2(a[0], low);
+                  a[1] = multiply_bf16x2(a[1], high);
+                  a[2] = multiply_bf16x2(a[2], low);
+                  a[3] = multiply_bf16x2(a[3], high);
+#pragma unroll
+                  for (int j = 0; j < NS; j++)
+                    multiply_add(sums[s % SUMS][m][j], a, s ? x[j].z : x[j].x,
+                                 s ? x[j].w : x[j].y);
+                }
+              }
+            }
+          }
+        }
+      }
+      __syncwarp();
+      if (lane == 0) arrive(empty + place.stage * 8);
+      place.advance();
+    }
+#pragma unroll
+    for (int m = 0; m < TILES; m++) {
+#pragma unroll
+      for (int j = 0; j < NS; j++) {
+#pragma unroll
+        for (int i = 0; i < 4 && SUMS == 2; i++) sums[0][m][j][i] += sums[SUMS - 1][m][j][i];
+      }
+    }
+    add_partial<NS>(sums[0], warp_m, warp_k, lane);
+    if (warp_k == 0 && active) store<NS>(sums[0], biases, item, first_tile, lane);
+  }
+
+  // Sum over the warps that share tiles, into the first of them.
+  template <int NS>
+  __device__ __forceinline__ void add_partial(float (&sums)[TILES][NS][4], int warp_m, int warp_k,
+                                              int lane) const {
+    if (WARPS_K == 1) return;
+    float4 *mine = reinterpret_cast<float4 *>(partial) + warp_m * (TILES * N / 8 * WARP) + lane;
+    constexpr int NEXT = WARPS_M * TILES * N / 8 * WARP; // to the next warp_k's
+#pragma unroll
+    for (int m = 0; m < TILES; m++) {
+#pragma unroll
+      for (int j = 0; j < NS; j++) {
+        float(&d)[4] = sums[m][j];
+        if (warp_k > 0)
+          mine[(warp_k - 1) * NEXT + (m * NS + j) * WARP] = make_float4(d[0], d[1], d[2], d[3]);
+      }
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * WARP) : "memory");
+    if (warp_k == 0) {
+#pragma unroll
+      for (int m = 0; m < TILES; m++) {
+#pragma unroll
+        for (int j = 0; j < NS; j++) {
+#pragma unroll
+          for (int w = 0; w < WARPS_K - 1; w++) {
+            float4 d = mine[w * NEXT + (m * NS + j) * WARP];
+            sums[m][j][0] += d.x;
+            sums[m][j][1] += d.y;
+            sums[m][j][2] += d.z;
+            sums[m][j][3] += d.w;
+          }
+        }
+      }
+    }
+    // Read before the next unit writes.
+    asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * WARP) : "memory");
+  }
+
+  template <int NS>
+  __device__ __forceinline__ void store(const float (&sums)[TILES][NS][4],
+                                        const u32 (&biases)[TILES], Item item, int first_tile,
+                                        int lane) const {
+    int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int j = 0; j < NS; j++) {
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        int n = j * 8 + 2 * t + c;
+        if (n >= item.rows) continue;
+        int row = item.first_row + n;
+        u16 *to = out + (GATE_UP ? (long long)row * INTERMEDIATE + g
+                                 : (long long)pair_of_row[row] * HIDDEN + g);
+#pragma unroll
+        for (int m = 0; m < TILES; m++) {
+          if (first_tile + m >= ALL_TILES) continue;
+          float low = sums[m][j][c] * gain + from_bf16(biases[m] & 0xFFFFu);
+          float high = sums[m][j][c + 2] * gain + from_bf16(biases[m] >> 16);
+          if (GATE_UP) {
+            to[(first_tile + m) * 8] = to_bf16(swiglu(low, high, alpha, limit));
+          } else {
+            to[(first_tile + m) * TILE] = to_bf16(low);
+            to[(first_tile + m) * TILE + 8] = to_bf16(high);
+          }
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void multiply_all(const int *num_work, int warp, int lane) const {
+    wait_for_previous_kernel();
+    int items = *num_work, units = items * UNITS;
+    int warp_m = warp % WARPS_M, warp_k = warp / WARPS_M;
+    Place place;
+    Item next = {};
+    if ((int)blockIdx.x < units) next = work[blockIdx.x % items];
+    for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
+      Item item = next;
+      if (unit + (int)gridDim.x < units) next = work[(unit + gridDim.x) % items];
+      int first = unit / items * BLOCK_TILES + warp_m * TILES;
+      // As many columns as the item has rows, in four sizes, each its own loop.
+      constexpr int PART = N <= 32 ? 1 : 2;
+      int parts = (item.rows + PART * 8 - 1) / (PART * 8);
+      if (parts <= 1) multiply<PART>(item, first, place, warp_m, warp_k, lane);
+      else if (N == 16 || (N > 16 && parts == 2))
+        multiply<(N > 8 ? 2 : 1) * PART>(item, first, place, warp_m, warp_k, lane);
+      else if (N > 16 && parts == 3)
+        multiply<(N > 16 ? 3 : 1) * PART>(item, first, place, warp_m, warp_k, lane);
+      else if (N > 16)
+        multiply<(N > 16 ? 4 : 1) * PART>(item, first, place, warp_m, warp_k, lane);
+    }
+  }
+};
+
+template <bool GATE_UP>
+__device__ __forceinline__ void run(const u8 *blocks, const u8 *scales, const u16 *bias,
+                                    const u8 *input, const int *pair_of_row, const Item *work,
+                                    const int *num_work, u16 *out, float gain, float alpha,
+                                    float limit) {
+  extern __shared__ __align__(128) u8 memory[];
+  __shared__ __align__(8) u64 barriers[2 * STAGES];
+  u32 full = (u32)__cvta_generic_to_shared(barriers), empty = full + STAGES * 8;
+  u32 ring = (u32)__cvta_generic_to_shared(memory);
+  Experts<GATE_UP> experts = {blocks, scales, bias,  input, pair_of_row, work, out,
+                              gain,   alpha,  limit, ring,  full,        empty,
+                              reinterpret_cast<float *>(memory + STAGES * STAGE_BYTES)};
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < STAGES; s++) {
+      init_barrier(full + s * 8, 1);
+      init_barrier(empty + s * 8, CONSUMERS);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+  if (warp == CONSUMERS) experts.copy_all(num_work, lane);
+  else experts.multiply_all(num_work, warp, lane);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_A_SM)
+    few_gate_up(const u8 *blocks, const u8 *scales, const u16 *bias, const u8 *normed,
+                const int *pair_of_row, const Item *work, const int *num_work, u16 *h, float gain,
+                float alpha, float limit) {
+  run<true>(blocks, scales, bias, normed, pair_of_row, work, num_work, h, gain, alpha, limit);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_A_SM)
+    few_down(const u8 *blocks, const u8 *scales, const u16 *bias, const u8 *h,
+             const int *pair_of_row, const Item *work, const int *num_work, u16 *y, float gain) {
+  let_next_kernel_start();
+  run<false>(blocks, scales, bias, h, pair_of_row, work, num_work, y, gain, 0.0f, 0.0f);
+}
