@@ -14,7 +14,9 @@ MASKS = 512  # that are kept on the device
 CUBLAS_WORKSPACE = 64 << 20  # bytes; 32 MiB for each of the two streams that multiply
 GRAPH_BYTES = 3 << 20  # of a captured step of some 200 launches, in the driver
 GRAPHS = 40  # batch sizes that are captured, at most
-SAMPLER_COPIES = 3  # float32 [rows, vocab] beside the logits: penalised, weights, their sums
+# float32 [rows, vocab] beside the logits. Sampling in kernels works in place, and keeps a copy of
+# rows that want log-probabilities; in single operations there are penalised logits, weights, sums.
+FUSED_SAMPLER_COPIES, SAMPLER_COPIES = 1, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,10 @@ def gpu_memory(
         max_model_len: tokens in the longest sequence.
         page_size: tokens in a page of the cache.
         itemsize: bytes of a number in activations.
-        fused: whether the blocks run in fused kernels, which keep less between them.
+        fused: whether blocks and sampling run in fused kernels, which keep less between them.
     """
     logits = rows * model.vocab_size * 4
-    sampling = (1 + SAMPLER_COPIES) * logits
+    sampling = (1 + (FUSED_SAMPLER_COPIES if fused else SAMPLER_COPIES)) * logits
     decoding = _layer_bytes(model, rows, itemsize, fused)
     return GpuMemory(
         step=max(_layer_bytes(model, tokens, itemsize, fused), sampling),
