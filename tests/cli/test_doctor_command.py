@@ -4,8 +4,11 @@ import json
 import socket
 from pathlib import Path
 
+import pytest
+
 from ossia.cli.doctor.check import Check, guarded
 from ossia.cli.doctor.machine import port, satisfies
+from ossia.cli.doctor.warm import cache_folders
 
 from .conftest import Run
 
@@ -30,6 +33,35 @@ def test_a_broken_installation_is_exit_code_1(ossia: Run, tmp_path: Path) -> Non
     result = ossia("doctor", OSSIA_CACHE_DIR=str(cache))
     assert result.returncode == 1
     assert "fail  demo " in result.stdout
+
+
+def test_nothing_is_compiled_where_models_run_on_the_cpu(ossia: Run) -> None:
+    result = ossia("doctor", "--warm", "--json", CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 0, result.stdout
+    (check,) = json.loads(result.stdout)["checks"]
+    assert check == {
+        "name": "warm",
+        "status": "ok",
+        "detail": "nothing to compile: models run on the CPU here",
+    }
+
+
+def test_a_model_that_is_not_there_cannot_be_warmed(ossia: Run) -> None:
+    result = ossia("doctor", "--warm", "gpt-oss-7b")
+    assert result.returncode == 1
+    assert "fail  warm " in result.stdout
+    assert "gpt-oss-20b" in result.stdout
+
+
+def test_caches_of_kernels_follow_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    monkeypatch.setenv("OSSIA_CACHE_DIR", str(tmp_path / "ossia"))
+    assert cache_folders() == (tmp_path / "triton", tmp_path / "ossia" / "kernels")
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path))
+    assert cache_folders()[0] == tmp_path / ".triton" / "cache"
 
 
 def test_a_port_in_use_is_a_warning() -> None:

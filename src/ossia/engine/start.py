@@ -1,4 +1,8 @@
-"""Builds an engine from its configuration: find, plan, load, test. Says what it is doing."""
+"""Builds an engine from its configuration: find, plan, load, test. Says what it is doing.
+
+On a GPU kernels are compiled and tested in a thread beside the loading: the one waits for compilers
+and the disk, the other for memory and the link to the GPU.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,10 @@ import psutil
 import torch
 
 from ossia.checkpoint.load import load_weights
-from ossia.checkpoint.parts import model_parts
+from ossia.checkpoint.parts import Place, model_parts
 from ossia.checkpoint.resolve import ModelSource, resolve_model
 from ossia.config import ARCHITECTURE, EngineConfig, ModelConfig
+from ossia.engine.beside import Beside
 from ossia.engine.core import EngineCore
 from ossia.engine.device import (
     available_memory,
@@ -30,10 +35,11 @@ from ossia.engine.memory import MemoryPlan, plan_memory
 from ossia.engine.messages import EngineInfo
 from ossia.engine.runner import Runner
 from ossia.engine.scheduler import Scheduler, SchedulerConfig
+from ossia.engine.warm_up import WarmedUp, warm_up
 from ossia.kernels.moe.prepare import unpacked_bytes
-from ossia.kernels.select import select_kernels
-from ossia.kernels.self_test import self_test
+from ossia.kernels.select import Kernels, select_kernels
 from ossia.model import model_class
+from ossia.model.weights import ModelWeights
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -54,6 +60,8 @@ def start_engine(
     Raises:
         StartupError: it cannot run as configured here; says what to change.
     """
+    if config.device != "cpu" and torch.version.cuda is not None:
+        progress("Looking for a GPU.")
     device = choose_device(config)
     if device.type == "cpu":
         keep_freed_memory()
@@ -61,21 +69,11 @@ def start_engine(
     model_config = _as_loaded(source, config)
     torch.set_num_threads(choose_threads(config, model_config))
     dtype = choose_dtype(config, model_config, device)
-    kernels = select_kernels(device, dtype, config.attention_backend)
-    self_test(kernels, device, dtype)
-    plan = _plan(model_config, config, device, dtype)
-    for line in plan.lines():
+    kernels = choose_kernels(config, model_config, device, dtype)
+    plan = _plan(model_config, config, device, dtype, fused=_is_fused(kernels))
+    for line in (*plan.lines(), *getattr(kernels, "reasons", ())):
         progress(line)
-    started = time.monotonic()
-    weights = load_weights(
-        source,
-        dtype=dtype,
-        device=device,
-        progress=progress,
-        quantization=config.quantization,
-        seed=config.seed,
-    )
-    progress(f"Loaded {source.name} in {time.monotonic() - started:.1f} s.")
+    weights = _load_and_warm_up(source, config, kernels, plan, device, dtype, progress)
     model = model_class(ARCHITECTURE)(weights, kernels, device)
     masks = MaskCache(device)
     runner = Runner(model, plan.cache, MaskWorker(masks), device=device)
@@ -110,8 +108,81 @@ def _as_loaded(source: ModelSource, config: EngineConfig) -> ModelConfig:
     return source.config
 
 
+def choose_kernels(
+    config: EngineConfig, model: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> Kernels:
+    """The kernels that an engine of this configuration runs.
+
+    Raises:
+        ConfigError: the attention backend asked for cannot work here.
+    """
+    return select_kernels(device, dtype, config.attention_backend)
+
+
+def _load_and_warm_up(
+    source: ModelSource,
+    config: EngineConfig,
+    kernels: Kernels,
+    plan: MemoryPlan,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> ModelWeights:
+    """The weights; on return the kernels are ready and tested too."""
+
+    def prepare() -> WarmedUp:
+        return warm_up(
+            kernels,
+            _as_loaded(source, config),
+            device,
+            dtype,
+            max_rows=plan.max_num_seqs,
+            max_tokens=plan.max_num_batched_tokens,
+        )
+
+    if device.type == "cpu":
+        prepare()
+        warming = None
+    else:
+        warming = Beside(prepare, "warm-up")
+    started = time.monotonic()
+    weights = load_weights(
+        source,
+        dtype=dtype,
+        device=device,
+        progress=progress,
+        quantization=config.quantization,
+        seed=config.seed,
+        place=_placement(kernels),
+    )
+    progress(f"Loaded {source.name} in {time.monotonic() - started:.1f} s.")
+    if warming is not None:
+        # Told from here: a socket belongs to one thread.
+        warmed = warming.result()
+        progress(f"Kernels were ready after {warmed.seconds:.1f} s.")
+    return weights
+
+
+def _is_fused(kernels: Kernels) -> bool:
+    return getattr(kernels, "hopper", None) is not None
+
+
+def _placement(kernels: Kernels) -> Place | None:
+    """How the experts of a layer are put in order on the device, if the kernels want an order."""
+    if not _is_fused(kernels):
+        return None
+    from ossia.kernels.moe.hopper_layout import to_hopper
+
+    return lambda layer, experts: to_hopper(experts)
+
+
 def _plan(
-    model: ModelConfig, config: EngineConfig, device: torch.device, dtype: torch.dtype
+    model: ModelConfig,
+    config: EngineConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    fused: bool,
 ) -> MemoryPlan:
     if device.type == "cuda":
         total = int(torch.cuda.mem_get_info(device)[1])
@@ -121,7 +192,8 @@ def _plan(
         math.prod(part.shape) * (1 if part.kind in ("blocks", "scales") else dtype.itemsize)
         for part in model_parts(model)
     )
-    weight_bytes += unpacked_bytes(model, dtype)
+    if not fused:
+        weight_bytes += unpacked_bytes(model, dtype)
     return plan_memory(
         model,
         config,
@@ -130,6 +202,7 @@ def _plan(
         weight_bytes=weight_bytes,
         available_bytes=available_memory(device),
         total_bytes=total,
+        fused=fused,
     )
 
 

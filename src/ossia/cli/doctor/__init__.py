@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ossia.cli.values import whole_number
+from ossia.cli.values import not_empty, whole_number
 
 if TYPE_CHECKING:
     from ossia.cli.doctor.check import Check
 
+WARM_MODEL = "gpt-oss-20b"
 HELP = "check this machine and this installation"
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -26,6 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="port to look at (default: 8000)",
     )
+    parser.add_argument(
+        "--warm",
+        nargs="?",
+        const=WARM_MODEL,
+        type=not_empty,
+        metavar="MODEL",
+        help="compile the kernels of a model ahead, instead of the checks; its weights are not "
+        f"needed (default: {WARM_MODEL})",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -36,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console(highlight=False)
     checks = []
-    for check in examine(args.port):
+    for check in examine(args.port) if args.warm is None else warm_up(args.warm):
         checks.append(check)
         if not args.json:
             style = _STYLES[check.status]
@@ -47,6 +57,14 @@ def run(args: argparse.Namespace) -> int:
         document = {"ok": not broken, "checks": [asdict(check) for check in checks]}
         print(json.dumps(document, indent=2))
     return 1 if broken else 0
+
+
+def warm_up(model: str) -> Iterator[Check]:
+    """Compile the kernels of a model."""
+    from ossia.cli.doctor.check import guarded
+    from ossia.cli.doctor.warm import warm
+
+    yield from guarded("warm", lambda: warm(model))
 
 
 def examine(port: int) -> Iterator[Check]:

@@ -87,6 +87,7 @@ def kernels() -> Iterator[Check]:
         else:
             detail = "chosen by auto" if backend == chosen else "works here"
         yield Check(backend, "ok", detail)
+    yield from _reasons(place)
     for dtype in (torch.float32, torch.bfloat16):
         name = f"{_name(dtype)} kernels"
         try:
@@ -95,6 +96,21 @@ def kernels() -> Iterator[Check]:
             yield Check(name, "fail", error.message)
         else:
             yield Check(name, "ok", f"self-test against the references passed on {place.type}")
+
+
+def _reasons(place: torch.device) -> Iterator[Check]:
+    """Which kernels each known model would get on a GPU, and why."""
+    from ossia.checkpoint.dummy import GEOMETRIES
+    from ossia.engine.device import choose_dtype
+    from ossia.engine.start import choose_kernels
+
+    if place.type == "cpu":
+        return
+    for name, geometry in GEOMETRIES.items():
+        config = EngineConfig(model=name)
+        chosen = choose_kernels(config, geometry, place, choose_dtype(config, geometry, place))
+        for reason in getattr(chosen, "reasons", ()):
+            yield Check(name, "ok", reason)
 
 
 def _name(dtype: torch.dtype) -> str:
