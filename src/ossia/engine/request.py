@@ -37,7 +37,6 @@ class Request:
         "error",
         "finish_reason",
         "max_len",
-        "max_tokens",
         "num_computed",
         "num_scheduled",
         "pages",
@@ -75,7 +74,6 @@ class Request:
         self.params = params
         self.tokens = list(prompt)
         self.prompt_len = len(prompt)
-        self.max_tokens = max_tokens
         self.max_len = len(prompt) + max(1, max_tokens)  # tokens, when it ends at the latest
         self.stop_ids = stop_ids
         self.arrival = arrival  # lower is older
@@ -139,10 +137,8 @@ def finish_reason_of(request: Request) -> FinishReason | None:
     The one place that decides between "stop" and "length". A stop token that was sampled before
     `min_tokens` (the sampler masks them) does not stop, unless a grammar allowed nothing else.
     """
-    generated = request.num_generated
-    may_stop = request.constrained or generated >= request.params.min_tokens
-    if may_stop and request.tokens[-1] in request.stop_ids:
+    if request.tokens[-1] in request.stop_ids and (
+        request.constrained or request.num_generated >= request.params.min_tokens
+    ):
         return "stop"
-    if generated >= request.max_tokens:
-        return "length"
-    return None
+    return "length" if len(request.tokens) >= request.max_len else None
