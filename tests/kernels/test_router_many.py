@@ -86,6 +86,16 @@ def test_triton_route_and_group_of_a_few_tokens(experts, tokens):
 
 
 @interpreted
+def test_triton_programs_of_four_tokens_cover_a_rest(monkeypatch):
+    from ossia.kernels.router import triton_few
+
+    monkeypatch.setattr(triton_few, "MUCH_WORK", 8)
+    inputs = case(7, 16)
+    routed, _ = triton_few.route_and_group(*inputs, EPS, 4, 8)
+    check_routed(routed, route(*inputs, EPS, 4))
+
+
+@interpreted
 @pytest.mark.parametrize("few", [True, False], ids=["few", "many"])
 def test_triton_equal_logits_go_to_the_lower_expert_and_nan_stays_in_range(few):
     from ossia.kernels.router.triton_few import route_and_group

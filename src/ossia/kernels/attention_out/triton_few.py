@@ -26,7 +26,6 @@ from ossia.kernels.linear.triton_few import (
 )
 from ossia.kernels.linear.triton_one import pdl_options
 
-MOST_TOKENS = 64  # beyond, the library's matrix product is faster
 COLUMNS_A_PROGRAM = 512  # of the second launch
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ossia.kernels.lm_head.triton_few import MOST_ROWS, logits_few
+from ossia.kernels.lm_head.triton_few import DEFAULT, logits_few
 from ossia.kernels.rms_norm.triton_norm import rms_norm
+from ossia.kernels.thresholds import HEAD_FEW_ROWS
 
 
 def logits_many(
@@ -25,7 +26,14 @@ def logits_many(
         weight: [vocab, hidden].
         pdl: launch our kernels before the ones ahead have ended (Hopper and later).
     """
-    if len(x) <= MOST_ROWS:
+    if len(x) <= HEAD_FEW_ROWS and len(weight) % DEFAULT.rows == 0:
         return logits_few(x, norm, eps, weight, pdl=pdl)
+    return logits_library(x, norm, eps, weight, pdl=pdl)
+
+
+def logits_library(
+    x: Tensor, norm: Tensor, eps: float, weight: Tensor, *, pdl: bool = False
+) -> Tensor:
+    """The same by the library's product, whatever the number of rows."""
     normed = rms_norm(x, norm, eps, pdl=pdl)
     return torch.mm(normed, weight.t(), out_dtype=torch.float32)

@@ -19,7 +19,6 @@ from ossia.kernels.linear.triton_few import FewShape, ask_ahead, product, source
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.kernels.rms_norm.triton_norm import rms_norm
 
-MOST_ROWS = 16  # beyond, the library's matrix product is as fast
 DEFAULT = FewShape(rows=64, tokens=16, stages=6)
 
 

@@ -32,9 +32,10 @@ from ossia.kernels.linear.triton_few import (
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.kernels.qkv.triton_place import place_heads
 from ossia.kernels.rms_norm.triton_norm import rms_norm
+from ossia.kernels.thresholds import QKV_FEW_TOKENS
 from ossia.model.batch import LayerCache
 
-MOST_TOKENS = 64  # beyond, the library's matrix product is faster
+MOST_TOKENS = QKV_FEW_TOKENS
 RUN = 8  # neighbouring rows of one half: a thread of a matrix instruction has rows g and g + 8
 
 

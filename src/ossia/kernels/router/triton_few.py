@@ -7,10 +7,10 @@
 Bytes to move: 11.5 KB a token and the router, 184 or 737 KB in gpt-oss; from the L2, the router
 once a token.
 
-Launch shape: `_logits` has a program for each token and 8 experts, which loads its rows of the
-router before it waits for the kernel ahead. `_choose` has a program an expert: each makes the
-choice of all tokens, which is a tile of at most 64 x 128 logits, then writes what concerns its own
-expert; no program waits for another.
+Launch shape: `_logits` has a program for 8 experts and 1 token, or 4 where there is much to draw
+from the L2; it loads its rows of the router before it waits for the kernel ahead. `_choose` has a
+program an expert: each makes the choice of all tokens, which is a tile of at most 64 x 128 logits,
+then writes what concerns its own expert; no program waits for another.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from ossia.kernels.router.groups import Groups
 from ossia.kernels.router.reference import Routed
 from ossia.kernels.router.triton_groups import empty_groups, group, write_work
 from ossia.kernels.router.triton_many import next_largest, route_many
+from ossia.kernels.thresholds import ROUTE_FEW_TOKENS
 
-MOST_TOKENS = 64  # beyond, `triton_many.py` and `triton_groups.py`
 EXPERTS_A_PROGRAM = 8
+TOKENS_A_PROGRAM = {False: 1, True: 4}  # by more than MUCH_WORK logits
+MUCH_WORK = 2048
 PIECE = 1024  # columns of a tile
 LOGITS_OF_4_WARPS = 2048  # a larger tile needs the registers of more
 
@@ -52,7 +54,7 @@ def route_and_group(
         rows_a_tile: the most rows of a work item.
         pdl: launch before the kernels ahead have ended (Hopper and later).
     """
-    if len(x) > MOST_TOKENS:
+    if len(x) > ROUTE_FEW_TOKENS:
         routed = route_many(x, norm, weight, bias, eps, k, pdl=pdl)
         return routed, group(routed.chosen, len(weight), rows_a_tile, pdl=pdl)
     return _route_and_group_few(x, norm, weight, bias, eps, k, rows_a_tile, pdl=pdl)
@@ -76,7 +78,7 @@ def _route_and_group_few(
     chosen = torch.empty((tokens, k), dtype=torch.int32, device=x.device)
     groups = empty_groups(tokens * k, experts, rows_a_tile, x.device)
     # Two sizes of tile, so that few variants are compiled.
-    block = 16 if tokens <= 16 else MOST_TOKENS
+    block = 16 if tokens <= 16 else ROUTE_FEW_TOKENS
     bins = triton.next_power_of_2(experts)
     _choose[(experts,)](
         logits,
@@ -116,42 +118,47 @@ def route_logits(
     assert experts % tile == 0
     normed = torch.empty_like(x)
     logits = torch.empty((tokens, experts), dtype=torch.float32, device=x.device)
-    _logits[(experts // tile, tokens)](
+    tokens_a_program = TOKENS_A_PROGRAM[tokens * experts > MUCH_WORK]
+    _logits[(experts // tile, triton.cdiv(tokens, tokens_a_program))](
         x,
         norm,
         weight,
         bias,
         normed,
         logits,
+        tokens,
         HIDDEN=hidden,
         EXPERTS=experts,
         EPS=eps,
         ROWS=tile,
+        TOKENS=tokens_a_program,
         PIECE=min(PIECE, triton.next_power_of_2(hidden)),
         PDL=pdl,
-        num_warps=4,
+        num_warps=4 if tokens_a_program == 1 else 8,
         **pdl_options(pdl),
     )
     return normed, logits
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
 def _logits(  # type: ignore[no-untyped-def]
-    x_ptr,  # [tokens, HIDDEN]
+    x_ptr,  # [count, HIDDEN]
     norm_ptr,  # [HIDDEN]
     weight_ptr,  # [EXPERTS, HIDDEN]
     bias_ptr,  # [EXPERTS]
-    normed_ptr,  # [tokens, HIDDEN]
-    logit_ptr,  # float32 [tokens, EXPERTS]
+    normed_ptr,  # [count, HIDDEN]
+    logit_ptr,  # float32 [count, EXPERTS]
+    count,
     HIDDEN: tl.constexpr,
     EXPERTS: tl.constexpr,
     EPS: tl.constexpr,
     ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
     PIECE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    token = tl.program_id(1)
+    first_token = tl.program_id(1) * TOKENS
     if PDL:
         gdc_launch_dependents()
     weights = load_rows(weight_ptr + row * HIDDEN, HIDDEN, PIECE)
@@ -159,22 +166,25 @@ def _logits(  # type: ignore[no-untyped-def]
     bias = tl.load(bias_ptr + row).to(tl.float32)
     if PDL:
         gdc_wait()
-    x = load_vector(x_ptr + token * HIDDEN, HIDDEN, PIECE)
-    squares = tl.zeros([PIECE], tl.float32)
-    for i in tl.static_range(len(x)):
-        wide = x[i].to(tl.float32)
-        squares += wide * wide
-    scale = tl.rsqrt(tl.sum(squares, 0) / HIDDEN + EPS)
-    normed = ()
-    for i in tl.static_range(len(x)):
-        wide = x[i].to(tl.float32) * scale * norm[i].to(tl.float32)
-        tile = wide.to(x_ptr.dtype.element_ty)
-        normed = normed + (tile,)  # type: ignore[assignment]  # noqa: RUF005 (unknown to Triton)
-    tl.store(logit_ptr + token * EXPERTS + row, product(weights, normed) + bias)
-    if tl.program_id(0) == 0:
-        for i in tl.static_range(len(x)):
-            k = i * PIECE + tl.arange(0, PIECE)
-            tl.store(normed_ptr + token * HIDDEN + k, normed[i], mask=k < HIDDEN)
+    for i in tl.static_range(TOKENS):
+        # A program at the end may do the last token again, and writes the same.
+        token = tl.minimum(first_token + i, count - 1)
+        x = load_vector(x_ptr + token * HIDDEN, HIDDEN, PIECE)
+        squares = tl.zeros([PIECE], tl.float32)
+        for j in tl.static_range(len(x)):
+            wide = x[j].to(tl.float32)
+            squares += wide * wide
+        scale = tl.rsqrt(tl.sum(squares, 0) / HIDDEN + EPS)
+        normed = ()
+        for j in tl.static_range(len(x)):
+            wide = x[j].to(tl.float32) * scale * norm[j].to(tl.float32)
+            tile = wide.to(x_ptr.dtype.element_ty)
+            normed = normed + (tile,)  # type: ignore[assignment]  # noqa: RUF005 (unknown to Triton)
+        tl.store(logit_ptr + token * EXPERTS + row, product(weights, normed) + bias)
+        if tl.program_id(0) == 0:
+            for j in tl.static_range(len(x)):
+                k = j * PIECE + tl.arange(0, PIECE)
+                tl.store(normed_ptr + token * HIDDEN + k, normed[j], mask=k < HIDDEN)
 
 
 @triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]

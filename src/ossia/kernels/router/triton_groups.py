@@ -21,9 +21,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.kernels.router.groups import Groups, max_work
+from ossia.kernels.thresholds import GROUP_FEW_PAIRS
 
-FEW_PAIRS = 256  # up to here one small block a program
-BLOCKS = {False: (256, 2), True: (4096, 8)}  # by more pairs than that: pairs at a time, warps
+BLOCKS = {False: (256, 2), True: (4096, 8)}  # by many pairs: pairs at a time, warps
 
 
 def empty_groups(pairs: int, num_experts: int, rows_a_tile: int, device: torch.device) -> Groups:
@@ -57,7 +57,7 @@ def group(
     """
     pairs = chosen.numel()
     groups = empty_groups(pairs, num_experts, rows_a_tile, chosen.device)
-    size, warps = block or BLOCKS[pairs > FEW_PAIRS]
+    size, warps = block or BLOCKS[pairs > GROUP_FEW_PAIRS]
     _group[(num_experts,)](
         chosen,
         groups.offsets,

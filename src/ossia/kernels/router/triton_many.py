@@ -24,6 +24,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.kernels.router.reference import Routed
+from ossia.kernels.thresholds import ROUTE_LARGE_TILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,9 @@ class RouteShape:
     warps: int = 4
 
 
-MANY_TOKENS = 2048  # from here there are programs enough for larger tiles
-
-
 def default_shape(tokens: int) -> RouteShape:
     """The fastest measured shape for this many tokens."""
-    return RouteShape(tokens=64 if tokens >= MANY_TOKENS else 16)
+    return RouteShape(tokens=64 if tokens >= ROUTE_LARGE_TILES else 16)
 
 
 def route_many(
