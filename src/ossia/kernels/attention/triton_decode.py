@@ -179,8 +179,8 @@ def attend_decode(
         WHOLE=splits == 1,
         ROWS=max(LEAST_ROWS, group),
         KEYS=config.keys,
-        LEAST=config.least,
-        MOST=config.most,
+        LEAST=config.least if splits > 1 else 1,
+        MOST=config.most if splits > 1 else 1,
         PARTS=4 * config.warps,
         PREFETCH=config.prefetch,
         PDL=scratch.pdl,
@@ -212,7 +212,10 @@ LOG2_E = tl.constexpr(_LOG2_E)
 LOWEST = tl.constexpr(-1e30)
 
 
-@triton.jit(do_not_specialize=["table_stride", "fill"])  # type: ignore[untyped-decorator]
+# Tables and lengths may be views of a larger buffer, at any alignment: one variant serves all.
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["table_ptr", "first_ptr", "length_ptr", "table_stride", "fill"]
+)
 def _decode(  # type: ignore[no-untyped-def]
     q_ptr,  # [sequences, HEADS, HEAD_DIM]
     key_ptr,  # [pages, PAGE, KV_HEADS, HEAD_DIM]

@@ -115,7 +115,17 @@ def attend_prefill(
 _LOG2_E = 1.4426950408889634  # exp(x) = exp2(x * log2(e)), and exp2 is one instruction
 
 
-@triton.jit(do_not_specialize=["sequences", "table_stride"])  # type: ignore[untyped-decorator]
+# Tables and lengths may be views of a larger buffer, at any alignment: one variant serves all.
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=[
+        "table_ptr",
+        "first_ptr",
+        "length_ptr",
+        "start_ptr",
+        "sequences",
+        "table_stride",
+    ]
+)
 def _prefill(  # type: ignore[no-untyped-def]
     q_ptr,  # [tokens, HEADS, HEAD_DIM]
     key_ptr,  # [pages, PAGE, KV_HEADS, HEAD_DIM]
