@@ -7,7 +7,7 @@ import torch
 from ossia.config import ModelConfig
 from ossia.engine.kv_cache import CacheConfig, SequencePages
 from ossia.engine.request import Request
-from ossia.engine.runner import allocate_caches, build_batch
+from ossia.engine.runner import UNKNOWN, allocate_caches, build_batch
 from ossia.engine.step_plan import ScheduledSequence
 from ossia.sampling import SamplingParams
 
@@ -53,6 +53,13 @@ def test_tokens_positions_and_rows():
     assert batch.full.query_starts.tolist() == [0, 1, 5, 11]
     assert batch.full.kv_lens.tolist() == [10, 7, 10]
     assert (batch.full.max_query_len, batch.full.max_kv_len) == (6, 10)
+
+
+def test_a_token_that_the_step_before_samples_is_unknown():
+    ahead = sequence(list(range(9)), [5, 6, 7], [21, 22], 1, 9, 1)
+    batch = build_batch([example()[0], ahead], PAGE, CPU)
+    assert batch.token_ids.tolist() == [9, UNKNOWN]
+    assert batch.positions.tolist() == [9, 9]
 
 
 def test_full_pool_slots_skip_shared_pages():

@@ -27,6 +27,8 @@ from ossia.model.gpt_oss import GptOssForCausalLM
 
 Ints = NDArray[np.int64]
 
+UNKNOWN = -1  # in place of a token's id
+
 
 @dataclass(slots=True)
 class Flight:
@@ -124,7 +126,10 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 def build_batch(
     sequences: Sequence[ScheduledSequence], page_size: int, device: torch.device
 ) -> ForwardBatch:
-    """The tensors of one step. Call before the scheduler changes page tables again."""
+    """The tensors of one step. Call before the scheduler changes page tables again.
+
+    A token that is not known yet, because the step before samples it, is -1.
+    """
     starts = np.array([item.start for item in sequences], dtype=np.int64)
     lengths = np.array([item.num_tokens for item in sequences], dtype=np.int64)
     query_starts = np.zeros(len(sequences) + 1, dtype=np.int64)
@@ -135,7 +140,10 @@ def build_batch(
 
     tokens: list[int] = []
     for request, _, start, count, _ in sequences:
-        tokens += request.tokens[start : start + count] if count > 1 else (request.tokens[start],)
+        if count > 1:
+            tokens += request.tokens[start : start + count]
+        else:
+            tokens.append(request.tokens[start] if start < len(request.tokens) else UNKNOWN)
 
     full_tables = [
         np.frombuffer(item.pages.full, np.int32, count=-(-end // page_size))
@@ -163,7 +171,12 @@ def build_batch(
         )
 
     def to(values: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(values).to(device, non_blocking=True)
+        tensor = torch.from_numpy(values)
+        if device.type == "cuda":
+            tensor = (
+                tensor.pin_memory()
+            )  # or a long one would be copied only after the queued steps
+        return tensor.to(device, non_blocking=True)
 
     rows = [i for i, item in enumerate(sequences) if item.samples]
     return ForwardBatch(

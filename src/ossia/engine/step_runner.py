@@ -58,6 +58,9 @@ class StepRunner(Protocol[Flight]):
     ) -> Flight:
         """Enqueue the network of a step. At most one other flight is out, and that is sampled.
 
+        Window tables may begin with pages that no token of this step sees: `commit` frees those of
+        the other flight, a long chunk of a prompt perhaps, only later.
+
         Page tables may change as soon as this returns. Each running request has a seat, a number
         `request.seat` below the scheduler's `max_running`, and nobody else has it while it runs. A
         seat gets another owner only in a later step than the last one of the previous owner.
