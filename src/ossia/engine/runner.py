@@ -175,7 +175,7 @@ def build_batch(
         if device.type == "cuda":
             tensor = (
                 tensor.pin_memory()
-            )  # or a long one would be copied only after the queued steps
+            )  # or a long copy would wait for queued steps
         return tensor.to(device, non_blocking=True)
 
     rows = [i for i, item in enumerate(sequences) if item.samples]
