@@ -125,6 +125,10 @@ def attend_decode(
     `kv_lens`, `first_positions` and `page_table` (whose width stays) may change between replays.
     A sequence with kv_lens 0 is padding: its row becomes zero.
 
+    As a dependent launch, the kernel looks up lengths and pages before the kernel ahead has ended.
+    Whatever writes them must have ended before: launch the kernel right after it (and it) without
+    dependent launch, and all that follow are safe.
+
     Args:
         q: [sequences, heads, head_dim] contiguous, rotated; one row a sequence, in order.
         cache: keys and values, contiguous; the newest ones are already in their slots.
@@ -254,7 +258,7 @@ def _decode(  # type: ignore[no-untyped-def]
     if PDL:
         gdc_launch_dependents()
 
-    # Lengths and pages were written before the first kernel of the step: no need to wait for them.
+    # Lengths and pages are complete, as `attend_decode` asks for: no need to wait for them.
     length = tl.load(length_ptr + sequence)
     first_kept = tl.load(first_ptr + sequence)
     begin = first_kept
