@@ -173,9 +173,7 @@ def build_batch(
     def to(values: NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(values)
         if device.type == "cuda":
-            tensor = (
-                tensor.pin_memory()
-            )  # or a long copy would wait for queued steps
+            tensor = tensor.pin_memory()  # or a long copy would wait for queued steps
         return tensor.to(device, non_blocking=True)
 
     rows = [i for i, item in enumerate(sequences) if item.samples]
