@@ -32,7 +32,7 @@ from ossia.kernels.sampling.interface import Rows
 from ossia.kernels.sampling.triton_chunks import BINS, allowed_chunk, bins_of
 from ossia.kernels.sampling.triton_search import search
 
-CAPACITY = 16384  # logits listed a row
+CAPACITY = 32768  # logits listed a row
 TILE = 1024  # listed logits compared at a time
 
 

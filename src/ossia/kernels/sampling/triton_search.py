@@ -57,10 +57,29 @@ def search(  # type: ignore[no-untyped-def]
     digit = tl.arange(0, 16)
     LOWEST: tl.constexpr = -(2**31)
 
-    # The integers are shifted to 0 .. 2^32 - 1, where a prefix of bits is a lower bound.
+    lowest = tl.full([], 2**31 - 1, tl.int32)
+    highest = tl.full([], LOWEST, tl.int32)
+    for tile in range(tiles):
+        x = _tile(
+            logits_ptr, table_ptr, listed_ptr, mask_row, row, tile, count, largest,
+            inverse, first, last, VOCAB, STRIDE, WORDS, CHUNK, CAPACITY,
+        )  # fmt: skip
+        keys = _keys(x)
+        lowest = tl.minimum(lowest, tl.min(tl.where(x > float("-inf"), keys, lowest), 0))
+        highest = tl.maximum(highest, tl.max(keys, 0))
+    # The integers are shifted to 0 .. 2^32 - 1, where a prefix of bits is a lower bound. Digits
+    # that all of them share need no search.
+    differ = (lowest ^ highest).to(tl.int64) & 0xFFFFFFFF
+    places = tl.arange(0, 8)
+    ahead = (places > 0) & ((differ >> (32 - 4 * places).to(tl.int64)) == 0)
+    shared = tl.sum(ahead.to(tl.int32), 0)
+    rest = (32 - 4 * shared).to(tl.int64)
+    start = ((lowest.to(tl.int64) - LOWEST) >> rest) << rest
+
     least = tl.full([], 0, tl.int64)
     if (top_k > 0) & (before + count >= top_k):
-        for step in range(8):
+        least = start
+        for step in range(shared, 8):
             bounds = (least + (digit.to(tl.int64) << (28 - 4 * step)) + LOWEST).to(tl.int32)
             counts = tl.zeros([16], tl.int32)
             for tile in range(tiles):
@@ -88,8 +107,8 @@ def search(  # type: ignore[no-untyped-def]
         wanted = top_p.to(tl.float64) * tl.where(top_k > 0, available, total)
         # Rounding must not ask for more than there is.
         wanted = tl.minimum(wanted, available * (1.0 - 1e-12))
-        nucleus = tl.full([], 0, tl.int64)
-        for step in range(8):
+        nucleus = start
+        for step in range(shared, 8):
             bounds = (nucleus + (digit.to(tl.int64) << (28 - 4 * step)) + LOWEST).to(tl.int32)
             held = tl.zeros([16], tl.float64)
             for tile in range(tiles):
