@@ -1,0 +1,90 @@
+"""Builds the native CPU library where a C++ compiler exists; the rest is in pyproject.toml.
+
+The library is plain C++17 with a C interface: no headers of Python or torch. Files are named after
+what they need: `cpu_NAME.cpp` runs on every processor, `cpu_NAME_LEVEL.cpp` is compiled with the
+flags of that level and only called where the processor has them (cpu_level.h). A level that the
+compiler does not know is left out. Without a compiler everything else is installed all the same,
+and Ossia says at its start what is missing.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError, PlatformError
+
+FOLDER = Path("src/ossia/kernels/native")
+COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+# -ffp-contract decides whether a * b + c is one instruction; results are to be the same whatever
+# the level, so files ask for it by name where they want it.
+COMMON += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+_AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+_AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
+_VNNI = [*_AVX512, "-mavx512vnni", "-mavx512vbmi", "-mavx512bf16"]
+LEVELS = {  # worst first; the last has the longest list of flags
+    "avx2": _AVX2,
+    "avx512": _AVX512,
+    "vnni": _VNNI,
+    "amx": [*_VNNI, "-mamx-tile", "-mamx-bf16"],
+}
+
+
+class BuildLibrary(build_ext):
+    """One shared library out of all cpu_*.cpp, each with the flags of its level."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split("."))) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        levels = LEVELS if platform.machine() in ("x86_64", "AMD64") else {}
+        objects: list[str] = []
+        defines = []
+        for level, flags in levels.items():
+            try:
+                objects += self._compile(FOLDER.glob(f"cpu_*_{level}.cpp"), flags)
+            except CCompilerError as error:
+                print(f"CPU library without {level}: {error}", file=sys.stderr)
+                break  # the next levels build on this one
+            defines.append(f"-DOSSIA_WITH_{level.upper()}")
+        common = (
+            file for file in FOLDER.glob("cpu_*.cpp") if file.stem.rpartition("_")[2] not in LEVELS
+        )
+        objects += self._compile(common, defines)
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(
+            objects, str(output), extra_postargs=["-pthread"], target_lang="c++"
+        )
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except (CCompilerError, ExecError, PlatformError, OSError) as error:
+            # No compiler at all; `optional` covers only what goes wrong later.
+            print(f"Installing without the native CPU library: {error}", file=sys.stderr)
+
+    def _compile(self, files: object, flags: list[str]) -> list[str]:
+        return self.compiler.compile(
+            sorted(map(str, files)),
+            output_dir=self.build_temp,
+            extra_postargs=[*COMMON, *flags],
+            depends=sorted(map(str, FOLDER.glob("*.h"))),
+        )
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "ossia.kernels.native._cpu",
+            sources=sorted(map(str, FOLDER.glob("cpu_*.cpp"))),
+            depends=sorted(map(str, FOLDER.glob("*.h"))),
+            language="c++",
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildLibrary},
+)

@@ -1,0 +1,25 @@
+// The levels of instructions, from what every processor has to what the newest have.
+//
+// A file named cpu_*_<level>.cpp is compiled with that level's flags and must only be called on a
+// processor that has them; all other files are compiled for every processor. Operations pick their
+// functions by the context's level.
+#pragma once
+
+namespace ossia {
+
+enum class Level {
+  kPortable = 0,
+  kAvx2 = 1,    // AVX2, FMA, F16C
+  kAvx512 = 2,  // and AVX-512 F, BW, VL, DQ
+  kVnni = 3,    // and AVX-512 VNNI, VBMI, BF16
+  kAmx = 4,     // and AMX tiles with BF16 products
+};
+
+constexpr int kLevels = 5;
+
+const char *level_name(Level level);
+
+// Whether it was compiled into this library and this processor and system allow it.
+bool level_available(Level level);
+
+}  // namespace ossia
