@@ -6,6 +6,13 @@ import pytest
 
 from ossia.kernels.cuda import compiler
 from ossia.kernels.cuda.compiler import CudaCompileError, compile_cuda, nvrtc_version
+from ossia.kernels.moe.cuda_decode import (
+    OneConfig,
+    few_config,
+    few_source,
+    one_source,
+    rows_a_tile,
+)
 
 SOURCE = 'extern "C" __global__ void fill(float* out) { out[threadIdx.x] = VALUE; }'
 
@@ -64,3 +71,34 @@ def test_without_nvrtc_the_error_says_what_to_install(monkeypatch, tmp_path):
             compile_cuda(SOURCE, architecture="sm_90a", cache=tmp_path)
     finally:
         compiler._nvrtc.cache_clear()
+
+
+@pytest.mark.usefixtures("_nvrtc")
+@pytest.mark.parametrize("num_experts", [32, 128])
+def test_the_kernels_of_one_token_compile(num_experts, tmp_path):
+    source, defines = one_source(2880, 2880, num_experts, 4, OneConfig())
+    code = compile_cuda(source, architecture="sm_90a", defines=defines, cache=tmp_path)
+    assert b"one_gate_up" in code
+    assert b"one_down" in code
+
+
+@pytest.mark.usefixtures("_nvrtc")
+@pytest.mark.parametrize("size", [2880, 448])
+@pytest.mark.parametrize("rows", [8, 64])
+def test_the_kernels_of_few_tokens_compile(rows, size, tmp_path):
+    source, defines = few_source(size, size, 4, few_config(rows, size, size))
+    code = compile_cuda(source, architecture="sm_90a", defines=defines, cache=tmp_path)
+    assert b"few_gate_up" in code
+    assert b"few_down" in code
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 8), (8, 8), (32, 16), (64, 32), (512, 64)])
+def test_an_experts_rows_nearly_always_fit_one_tile(tokens, rows):
+    assert rows_a_tile(tokens, 4, 32) == rows
+
+
+def test_shapes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="do not divide"):
+        one_source(2880, 2880, 32, 4, OneConfig(up_warps=4))
+    with pytest.raises(ValueError, match="does not fit"):
+        few_source(448, 448, 4, few_config(8, 2880, 2880))

@@ -53,7 +53,9 @@ class FewConfig:
 
     @property
     def threads(self) -> int:
-        return (self.warps_m * self.warps_k + 1) * _WARP
+        """Of a block: warps that multiply, one that copies weights, one for 32 rows to copy."""
+        copying = 1 + -(-self.rows_a_tile // _WARP)
+        return (self.warps_m * self.warps_k + copying) * _WARP
 
     @property
     def shared_bytes(self) -> int:

@@ -9,11 +9,12 @@
 //
 // Launch shape: persistent blocks. A unit is a work item and BLOCK_TILES tiles of 16 weight rows;
 // block b does units b, b + gridDim, ... Units of the same weight rows stand side by side, so that
-// where an expert has two items the second finds the weights in the L2. One warp copies: weights,
-// scales and activations of CHUNKS chunks a stage by the bulk copy engine into a ring of STAGES
-// stages, so that STAGES - 1 of them (60 KB and more of weights) are on their way at any time and
-// also from one unit to the next. The other WARPS_M x WARPS_K warps multiply: a warp has TILES
-// tiles, and every WARPS_K-th chunk; partial sums of the WARPS_K meet in shared memory.
+// where an expert has two items the second finds the weights in the L2. One warp copies weights and
+// scales, one or two copy activations, CHUNKS chunks a stage, by the bulk copy engine into a ring
+// of STAGES stages, so that STAGES - 1 of them (60 KB and more of weights) are on their way at any
+// time and also from one unit to the next. It takes several warps because a warp starts the copies
+// of its lanes one after the other, some 40 cycles each. WARPS_M x WARPS_K warps multiply: a warp
+// has TILES tiles, and every WARPS_K-th chunk; partial sums of the WARPS_K meet in shared memory.
 //
 // Rows that an item does not have hold stale bytes in shared memory; they only reach columns of the
 // product that nobody stores.
@@ -22,8 +23,9 @@
 // HIDDEN / 64 and INTERMEDIATE / 64), STAGES, BLOCKS_A_SM.
 
 constexpr int BLOCK_TILES = WARPS_M * TILES;
-constexpr int CONSUMERS = WARPS_M * WARPS_K;      // warps
-constexpr int THREADS = (CONSUMERS + 1) * WARP;   // and the one that copies
+constexpr int CONSUMERS = WARPS_M * WARPS_K;       // warps
+constexpr int ROW_COPIERS = (N + WARP - 1) / WARP; // warps, of 32 rows each
+constexpr int THREADS = (CONSUMERS + 1 + ROW_COPIERS) * WARP;
 constexpr int TILE_BYTES = CHUNKS * WARP * 16;    // of a stage
 constexpr int SCALE_BYTES = CHUNKS * 32;          // of a tile in a stage
 constexpr int ROW_BYTES = CHUNKS * CHUNK * 2;     // of a row of activations in a stage
@@ -31,7 +33,6 @@ constexpr int PITCH = ROW_BYTES + 16;             // an odd number of 16 bytes: 
 constexpr int SCALES_AT = BLOCK_TILES * TILE_BYTES;
 constexpr int ROWS_AT = SCALES_AT + BLOCK_TILES * SCALE_BYTES;
 constexpr int STAGE_BYTES = ROWS_AT + N * PITCH;
-constexpr int ROWS_A_LANE = (N + WARP - 1) / WARP;
 
 struct Item { // as `Groups.work` has it
   int expert, first_row, rows, zero;
@@ -131,86 +132,58 @@ template <bool GATE_UP> struct Experts {
   u32 ring, full, empty; // addresses in shared memory
   float *partial;        // [WARPS_K - 1][WARPS_M][TILES][N / 8][WARP][4]
 
-  // --- the warp that copies
+  // --- the warps that copy
 
-  // One unit's addresses, kept while its stages are copied.
-  struct Source {
-    int unit = -1, tiles = 0, rows = 0;
-    const u8 *blocks, *scales; // of the lane's tile
-    const u8 *row[ROWS_A_LANE];
-  };
-
-  __device__ __forceinline__ void open(Source &source, int unit, int items, int lane) const {
-    if (source.unit == unit) return;
-    Item item = work[unit % items];
-    int first = unit / items * BLOCK_TILES;
-    source.unit = unit;
-    source.tiles = min(BLOCK_TILES, ALL_TILES - first);
-    source.rows = item.rows;
-    long long chunk = ((long long)item.expert * ALL_TILES + first + lane) * ALL_CHUNKS;
-    source.blocks = blocks + chunk * (WARP * 16);
-    source.scales = scales + chunk * 32;
-#pragma unroll
-    for (int i = 0; i < ROWS_A_LANE; i++) {
-      int n = i * WARP + lane;
-      int row = item.first_row + n;
-      if (GATE_UP && n < item.rows) row = pair_of_row[row] / TOPK;
-      source.row[i] = input + (long long)row * (COLUMNS * 2);
-    }
-  }
-
-  __device__ __forceinline__ void copy_weights(const Source &source, int step, int stage,
-                                               int lane) const {
-    u32 to = ring + stage * STAGE_BYTES, barrier = full + stage * 8;
-    if (lane == 0)
-      arrive_and_expect(barrier, source.tiles * (TILE_BYTES + SCALE_BYTES) +
-                                     source.rows * ROW_BYTES);
-    __syncwarp();
-    if (lane < source.tiles) {
-      copy(to + lane * TILE_BYTES, source.blocks + step * TILE_BYTES, TILE_BYTES, barrier);
-      copy(to + SCALES_AT + lane * SCALE_BYTES, source.scales + step * SCALE_BYTES, SCALE_BYTES,
-           barrier);
-    }
-  }
-
-  __device__ __forceinline__ void copy_rows(const Source &source, int step, int stage,
-                                            int lane) const {
-    u32 to = ring + stage * STAGE_BYTES + ROWS_AT, barrier = full + stage * 8;
-#pragma unroll
-    for (int i = 0; i < ROWS_A_LANE; i++) {
-      int n = i * WARP + lane;
-      if (n < source.rows)
-        copy(to + n * PITCH, source.row[i] + step * ROW_BYTES, ROW_BYTES, barrier);
-    }
-  }
-
-  __device__ __forceinline__ void copy_all(const int *num_work, int lane) const {
+  __device__ __forceinline__ void copy_weights(const int *num_work, int lane) const {
     if (GATE_UP) {
       wait_for_previous_kernel();
       let_next_kernel_start();
     }
+    // few_down may read the work items before the wait: few_gate_up, the only kernel that may still
+    // run, let it start after the kernels before had ended.
     int items = *num_work, units = items * UNITS;
-    int mine = units > (int)blockIdx.x ? (units - 1 - (int)blockIdx.x) / (int)gridDim.x + 1 : 0;
-    int fills = mine * STEPS, early = min(STAGES, fills);
-    Source source;
-    // The first round of the ring. few_down may read the work items before the wait: few_gate_up,
-    // the only kernel that may still run, let it start after the kernels before had ended.
-    for (int f = 0; f < early; f++) {
-      open(source, blockIdx.x + f / STEPS * gridDim.x, items, lane);
-      copy_weights(source, f % STEPS, f, lane);
+    Place place;
+    for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
+      int first = unit / items * BLOCK_TILES, tiles = min(BLOCK_TILES, ALL_TILES - first);
+      long long tile = (long long)work[unit % items].expert * ALL_TILES + first + lane;
+      const u8 *tile_blocks = blocks + tile * (ALL_CHUNKS * WARP * 16);
+      const u8 *tile_scales = scales + tile * (ALL_CHUNKS * 32);
+      for (int step = 0; step < STEPS; step++) {
+        u32 to = ring + place.stage * STAGE_BYTES, barrier = full + place.stage * 8;
+        wait_for(empty + place.stage * 8, place.parity ^ 1);
+        if (lane == 0) arrive_and_expect(barrier, tiles * (TILE_BYTES + SCALE_BYTES));
+        __syncwarp();
+        if (lane < tiles) {
+          copy(to + lane * TILE_BYTES, tile_blocks + step * TILE_BYTES, TILE_BYTES, barrier);
+          copy(to + SCALES_AT + lane * SCALE_BYTES, tile_scales + step * SCALE_BYTES, SCALE_BYTES,
+               barrier);
+        }
+        place.advance();
+      }
     }
     if (!GATE_UP) wait_for_previous_kernel();
-    for (int f = 0; f < early; f++) {
-      open(source, blockIdx.x + f / STEPS * gridDim.x, items, lane);
-      copy_rows(source, f % STEPS, f, lane);
-    }
+  }
+
+  // Rows from, from + 1, ... from + 31 of every item.
+  __device__ __forceinline__ void copy_rows(const int *num_work, int from, int lane) const {
+    wait_for_previous_kernel();
+    int items = *num_work, units = items * UNITS;
     Place place;
-    for (int f = STAGES; f < fills; f++) {
-      open(source, blockIdx.x + f / STEPS * gridDim.x, items, lane);
-      wait_for(empty + place.stage * 8, place.parity);
-      copy_weights(source, f % STEPS, place.stage, lane);
-      copy_rows(source, f % STEPS, place.stage, lane);
-      place.advance();
+    for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
+      Item item = work[unit % items];
+      int rows = max(0, min(WARP, item.rows - from));
+      int row = item.first_row + from + lane;
+      if (GATE_UP && lane < rows) row = pair_of_row[row] / TOPK;
+      const u8 *source = input + (long long)row * (COLUMNS * 2);
+      for (int step = 0; step < STEPS; step++) {
+        u32 to = ring + place.stage * STAGE_BYTES + ROWS_AT, barrier = full + place.stage * 8;
+        wait_for(empty + place.stage * 8, place.parity ^ 1);
+        if (lane == 0) arrive_and_expect(barrier, rows * ROW_BYTES);
+        __syncwarp();
+        if (lane < rows)
+          copy(to + (from + lane) * PITCH, source + step * ROW_BYTES, ROW_BYTES, barrier);
+        place.advance();
+      }
     }
   }
 
@@ -406,15 +379,16 @@ __device__ __forceinline__ void run(const u8 *blocks, const u8 *scales, const u1
                               reinterpret_cast<float *>(memory + STAGES * STAGE_BYTES)};
   if (threadIdx.x == 0) {
     for (int s = 0; s < STAGES; s++) {
-      init_barrier(full + s * 8, 1);
+      init_barrier(full + s * 8, 1 + ROW_COPIERS);
       init_barrier(empty + s * 8, CONSUMERS);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
   int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-  if (warp == CONSUMERS) experts.copy_all(num_work, lane);
-  else experts.multiply_all(num_work, warp, lane);
+  if (warp < CONSUMERS) experts.multiply_all(num_work, warp, lane);
+  else if (warp == CONSUMERS) experts.copy_weights(num_work, lane);
+  else experts.copy_rows(num_work, (warp - CONSUMERS - 1) * WARP, lane);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_A_SM)
