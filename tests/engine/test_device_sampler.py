@@ -148,6 +148,10 @@ def test_a_mixed_batch_of_one_kind_gets_the_tokens_of_the_cpu():
         compare(run(logits_of(3), states), sample(logits_of(3), states))
 
 
+def test_it_warms_up_with_a_small_vocabulary():
+    DeviceSampler(CPU, 1, VOCAB).warm_up()
+
+
 def test_no_rows_need_no_launch():
     assert run(logits_of(0), []) == []
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ossia.engine import masks as masks_module
 from ossia.engine.masks import MASK_WORDS, AllBut, MaskCache, Only, mask_of, only
 from ossia.engine.vocabulary import FIRST_SPECIAL, TOKENIZER_SIZE
 
@@ -66,3 +67,14 @@ def test_a_mask_of_given_tokens():
     assert only(7).forced == 7
     assert only(9, 7).ids.tolist() == [7, 9]
     assert only(9, 7).forced is None
+
+
+def test_the_bits_of_a_mask_are_kept_or_found_again():
+    bits = free_text(200007)
+    given = bits.copy()
+    kept = MaskCache(CPU).get(given)
+    given[:] = 0
+    assert masks_module.words_of(kept).tolist() == bits.tolist()
+    listed = AllBut(kept.ids, True)
+    assert masks_module.words_of(listed).tolist() == bits.tolist()
+    assert masks_module.words_of(only(9, 70)).tolist() == words_of([9, 70]).tolist()

@@ -36,6 +36,7 @@ from ossia.engine.sampling_state import SamplingState
 from ossia.engine.step_runner import StepResult
 from ossia.engine.vocabulary import TOKENIZER_SIZE
 from ossia.kernels.sampling.interface import WORDS_A_ROW, new_result, stride_of, unpack
+from ossia.sampling import SamplingParams
 
 
 class DeviceSampler:
@@ -49,6 +50,7 @@ class DeviceSampler:
         """`vocab_size` is the number of columns of the logits; ids that are no tokens included."""
         self._device = device
         self._pinned = device.type == "cuda"
+        self._vocab_size = vocab_size
         self._columns = min(vocab_size, TOKENIZER_SIZE)
         self._masks = MaskTable(device, max(512, 2 * max_rows) if self._pinned else 2 * max_rows)
         self._kernels = _load_kernels(device)
@@ -115,6 +117,17 @@ class DeviceSampler:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self._device))
         return Sampling(result[:, :count], event, rows.forced < 0, errors, logprobs)
+
+    def warm_up(self) -> None:
+        """Compile or load every kernel, and wait: otherwise the first request of a kind would."""
+        logits = torch.zeros((1, self._vocab_size), dtype=torch.float32, device=self._device)
+        slots, last = (torch.zeros(1, dtype=torch.int32, device=self._device) for _ in range(2))
+        for params in (
+            SamplingParams(temperature=0.0),
+            SamplingParams(top_k=2, top_p=0.9, logit_bias={0: 1.0}, logprobs=1),
+        ):
+            state = SamplingState(params, seed=0, prompt=(), stop_token_ids=())
+            self.launch(logits, [state], slots, last).result()
 
     def _apply_masks(self, states: Sequence[SamplingState], rows: HostRows) -> dict[int, str]:
         """Give rows their masks or the token that is forced; the errors of rows that fail."""

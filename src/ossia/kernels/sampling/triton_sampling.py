@@ -169,7 +169,8 @@ def _reduce(  # type: ignore[no-untyped-def]
         tl.store(sum_ptr + at, tl.sum(tl.exp2((x - shift) * scale)))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# Slots may be a part of a larger tensor.
+@triton.jit(do_not_specialize_on_alignment=["slot_ptr", "last_ptr"])  # type: ignore[untyped-decorator]
 def _pick(  # type: ignore[no-untyped-def]
     logits_ptr,  # float32 [rows, STRIDE]
     table_ptr,  # int32 [capacity, WORDS]
