@@ -501,6 +501,7 @@ struct Consumer {
     __device__ __forceinline__ void idle(int index) {
         for (int c = 0; c < kChunks; c++, ring.advance()) {
             barrier_wait(ring.full_at(ring.slot), ring.parity);
+            __syncwarp();  // every lane has seen this phase before it can end
             if (first_lane()) barrier_arrive(ring.empty_at(ring.slot));
         }
         open(index + gridDim.x);
