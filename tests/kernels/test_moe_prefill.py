@@ -25,7 +25,7 @@ def _nvrtc():
 @pytest.mark.parametrize("config", [PrefillConfig(), PrefillConfig(wait_limit_ns=10**9)])
 def test_compiles_for_hopper(config, tmp_path):
     code = compile_cuda(
-        cuda_prefill._SOURCE.read_text(encoding="utf-8"),
+        cuda_prefill.source(),
         architecture="sm_90a",
         defines=cuda_prefill.defines(320, 192, 4, config),
         cache=tmp_path,

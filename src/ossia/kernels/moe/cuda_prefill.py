@@ -1,6 +1,6 @@
 """Experts over many rows on Hopper: weights stay MXFP4 and become bfloat16 in registers.
 
-The kernels are in `cuda_prefill.cu`, which says how they work. They want work items of
+The kernels are in `cuda_prefill.cu`, which says how they work, and `cuda_prefill_parts.cu`. They want work items of
 `ROWS_A_TILE` rows (`group(chosen, num_experts, ROWS_A_TILE)`).
 """
 
@@ -25,7 +25,7 @@ _SLOT_BYTES = ROWS_A_TILE * 128
 _STAGING_BYTES = 2 * 16384
 _ALIGNMENT = 1024
 _BARRIER_BYTES = 16  # of a slot: full and empty
-_SOURCE = Path(__file__).with_name("cuda_prefill.cu")
+_SOURCES = ("cuda_prefill_parts.cu", "cuda_prefill.cu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +168,10 @@ def prefill_kernels(
         CudaDriverError: the device is not a Hopper GPU.
     """
     code = compile_cuda(
-        _SOURCE.read_text(encoding="utf-8"),
+        source(),
         architecture="sm_90a",
         defines=defines(hidden, intermediate, k, config),
-        name=_SOURCE.name,
+        name=_SOURCES[-1],
     )
     module = CudaModule(code, device_index)
     shared = config.shared_bytes
@@ -182,10 +182,17 @@ def prefill_kernels(
     )
 
 
+def source() -> str:
+    """The kernels' CUDA C++, whole; messages of the compiler name the file that a line is from."""
+    folder = Path(__file__).parent
+    files = ((name, (folder / name).read_text(encoding="utf-8")) for name in _SOURCES)
+    return "".join(f'#line 1 "{name}"\n{text}' for name, text in files)
+
+
 def defines(
     hidden: int, intermediate: int, k: int, config: PrefillConfig = DEFAULT
 ) -> dict[str, int | str]:
-    """The macros that `cuda_prefill.cu` wants."""
+    """The macros that the source wants."""
     found: dict[str, int | str] = {
         "HIDDEN": hidden,
         "INTERMEDIATE": intermediate,
