@@ -5,7 +5,7 @@
 //
 // Bytes: at 1,000 rows an expert the arithmetic dominates (2 * rows * R * K operations at about
 // 800 TFLOP/s); weights (0.53 bytes a value) and activations come once from memory and then some
-// tens of times from the L2, 37 KB for each 4.2 million multiply-adds of a tile and chunk.
+// tens of times from the L2, 37 KB for each 2.1 million multiply-adds of a tile and chunk.
 //
 // Launch: one block an SM, persistent, 384 threads. A tile is 128 weight rows x up to 256 token
 // rows of one expert. Warpgroup 0 brings activations, 64 k ("chunk") at a time, into a ring in
@@ -16,10 +16,10 @@
 // timing.
 //
 // Compiled without headers, behind cuda_prefill_parts.cu (barriers, ring, tiles, weights, wgmma).
-// Defined from outside: HIDDEN, INTERMEDIATE, TOP_K (numbers of the
-// model), STAGES (slots of the ring), LAG (chunks that the gather keeps in flight), STAGGER (chunks
-// by which the second warpgroup starts late, so that one's epilogue runs under the other's
-// products), and, in tests, WAIT_LIMIT_NS (a wait that takes longer stops the kernel with an error).
+// Defined from outside: HIDDEN, INTERMEDIATE, TOP_K (numbers of the model), STAGES (slots of the
+// ring), LAG (chunks that the gather keeps in flight), STAGGER (chunks by which the second
+// warpgroup starts late, so that one's epilogue runs under the other's products), and, in tests,
+// WAIT_LIMIT_NS (a wait that takes longer stops the kernel with an error).
 
 // ---------------------------------------------------------------- the product
 

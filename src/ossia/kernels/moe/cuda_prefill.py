@@ -1,7 +1,7 @@
 """Experts over many rows on Hopper: weights stay MXFP4 and become bfloat16 in registers.
 
-The kernels are in `cuda_prefill.cu`, which says how they work, and `cuda_prefill_parts.cu`. They want work items of
-`ROWS_A_TILE` rows (`group(chosen, num_experts, ROWS_A_TILE)`).
+The kernels are in `cuda_prefill.cu`, which says how they work, and `cuda_prefill_parts.cu`. They
+want work items of `ROWS_A_TILE` rows (`group(chosen, num_experts, ROWS_A_TILE)`).
 """
 
 from __future__ import annotations
