@@ -18,10 +18,21 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 FOLDER = Path("src/ossia/kernels/native")
-COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+COMMON = [
+    "-std=c++17",
+    "-O3",
+    "-g0",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+]
 # -ffp-contract decides whether a * b + c is one instruction; results are to be the same whatever
 # the level, so files ask for it by name where they want it.
 COMMON += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# gcc 12 calls the undefined vectors in its own headers uninitialised.
+COMMON += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
 _VNNI = [*_AVX512, "-mavx512vnni", "-mavx512vbmi", "-mavx512bf16"]

@@ -56,4 +56,6 @@ struct ossia_context {
   ossia::Pool pool;
   ossia::Scratch scratch;  // of the running operation
   std::mutex busy;         // held by the running operation
+  ossia::Scratch between;  // of a block that runs several operations
+  std::mutex block;        // held by that block
 };

@@ -46,6 +46,10 @@ struct Features {
     const bool vbmi = c7 >> 1 & 1, vnni_bit = c7 >> 11 & 1, bf16 = a71 >> 5 & 1;
     vnni = avx512 && vbmi && vnni_bit && bf16;
     const bool tile = d7 >> 24 & 1, amx_bf16 = d7 >> 22 & 1;
+#if defined(OSSIA_TILES_EMULATED)
+    amx = vnni;
+    return;
+#endif
     amx = vnni && (saved & 0x60000) == 0x60000 && tile && amx_bf16 && tiles_permitted();
   }
 

@@ -20,6 +20,7 @@ from ossia.errors import StartupError
 
 LEVEL_VARIABLE = "OSSIA_CPU_LEVEL"
 THREADS_VARIABLE = "OSSIA_CPU_THREADS"
+LIBRARY_VARIABLE = "OSSIA_CPU_LIBRARY"
 ABI = 1  # OSSIA_ABI in ossia_cpu.h
 _FILE_NAMES = ("_cpu.so", "_cpu.dylib")
 
@@ -135,7 +136,10 @@ def load(path: Path | None = None) -> ctypes.CDLL:
 
 
 def library_file() -> Path | None:
-    """Where the built library is, if it is."""
+    """Where the built library is, if it is; OSSIA_CPU_LIBRARY names another."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        return Path(named)
     for name in _FILE_NAMES:
         file = Path(__file__).with_name(name)
         if file.is_file():
