@@ -21,6 +21,7 @@ import msgspec
 import zmq
 from setproctitle import setproctitle
 
+from ossia.engine.cuda_context import begin_cuda_context
 from ossia.engine.launch import Launch
 from ossia.engine.messages import (
     Abort,
@@ -128,6 +129,8 @@ def run(core: EngineCore, wire: Wire) -> None:
 def _start(launch: Launch, wire: Wire) -> EngineCore | None:
     wire.send(Progress("Starting the engine."))
     try:
+        if launch.config.device != "cpu":
+            begin_cuda_context()
         # Imports torch: only after the parent had a sign of life.
         from ossia.engine.start import start_engine
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -31,14 +31,16 @@ from ossia.engine.device import (
 from ossia.engine.grammars import Grammars
 from ossia.engine.mask_worker import MaskWorker
 from ossia.engine.masks import MaskCache
-from ossia.engine.memory import MemoryPlan, plan_memory
+from ossia.engine.memory import GPU_MAX_SEQS, MemoryPlan, plan_memory
 from ossia.engine.messages import EngineInfo
 from ossia.engine.runner import Runner
 from ossia.engine.scheduler import Scheduler, SchedulerConfig
+from ossia.engine.step_runner import StepRunner
 from ossia.engine.warm_up import WarmedUp, warm_up
 from ossia.kernels.moe.prepare import unpacked_bytes
 from ossia.kernels.select import Kernels, select_kernels
 from ossia.model import model_class
+from ossia.model.gpt_oss import GptOssForCausalLM
 from ossia.model.weights import ModelWeights
 
 if TYPE_CHECKING:
@@ -75,8 +77,9 @@ def start_engine(
         progress(line)
     weights = _load_and_warm_up(source, config, kernels, plan, device, dtype, progress)
     model = model_class(ARCHITECTURE)(weights, kernels, device)
-    masks = MaskCache(device)
-    runner = Runner(model, plan.cache, MaskWorker(masks), device=device)
+    # The sampler of a GPU takes the bits of a mask, and keeps a table of them there.
+    masks = MaskCache(torch.device("cpu"))
+    runner = _runner(model, plan, MaskWorker(masks), kernels, device)
     scheduler = Scheduler(
         SchedulerConfig(
             max_num_seqs=plan.max_num_seqs,
@@ -102,6 +105,28 @@ def start_engine(
     return EngineCore(scheduler, runner, Grammars(masks, ll_tokenizer), info, config.seed)
 
 
+def _runner(
+    model: GptOssForCausalLM,
+    plan: MemoryPlan,
+    masks: MaskWorker,
+    kernels: Kernels,
+    device: torch.device,
+) -> StepRunner[Any]:
+    if device.type == "cpu":
+        return Runner(model, plan.cache, masks, device=device)
+    from ossia.engine.gpu_runner import GpuRunner
+
+    return GpuRunner(
+        model,
+        plan.cache,
+        masks,
+        device=device,
+        max_seqs=plan.max_num_seqs,
+        max_model_len=plan.max_model_len,
+        capturable=kernels.capturable,
+    )
+
+
 def _as_loaded(source: ModelSource, config: EngineConfig) -> ModelConfig:
     if config.quantization == "mxfp4":
         return replace(source.config, expert_format="mxfp4")
@@ -116,7 +141,8 @@ def choose_kernels(
     Raises:
         ConfigError: the attention backend asked for cannot work here.
     """
-    return select_kernels(device, dtype, config.attention_backend)
+    max_rows = config.max_num_seqs or GPU_MAX_SEQS
+    return select_kernels(device, dtype, config.attention_backend, model, max_rows)
 
 
 def _load_and_warm_up(

@@ -8,7 +8,6 @@ CUDA graphs and must not change what belongs to the process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +15,6 @@ import torch
 from ossia.config import ModelConfig
 from ossia.kernels.select import Kernels
 from ossia.kernels.self_test import self_test
-
-# model, device, sequences that decode in one step, tokens in the largest step -> what was made
-# ready, a line for each
-WarmUp = Callable[[ModelConfig, torch.device, int, int], Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +48,12 @@ def warm_up(
         StartupError: a kernel does not compile, or gives wrong numbers; names the kernel.
     """
     started = time.monotonic()
-    prepare: WarmUp | None = getattr(kernels, "warm_up", None)
-    lines = () if prepare is None else tuple(prepare(model, device, max_rows, max_tokens))
-    self_test(kernels, device, dtype)
+    prepare = kernels.warm_up
+    lines: tuple[str, ...] = ()
+    if prepare is None:
+        self_test(kernels, device, dtype)
+    else:
+        lines = tuple(prepare(model, device, max_rows, max_tokens))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return WarmedUp(time.monotonic() - started, lines)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ossia.config import ModelConfig
 from ossia.errors import ConfigError
 from ossia.kernels.attention import blocked
 from ossia.kernels.attention.interface import PrepareAttention
+from ossia.kernels.hopper import HopperKernels, WarmUp, unfit_reason
 from ossia.kernels.linear import cpu as cpu_linear
 from ossia.kernels.linear import reference as plain_linear
 from ossia.kernels.lm_head import cpu as cpu_lm_head
@@ -30,7 +33,7 @@ BACKENDS = ("auto", "TRITON", "FLASH_ATTN_3", "TORCH")
 class Kernels:
     """The operations of the network. What each means: `reference.py` in the folder of its name."""
 
-    attention_backend: str  # TRITON or TORCH
+    attention_backend: str  # TRITON, FLASH_ATTN_3 or TORCH
     # Whether a token's results have the same bits whatever else is in the step.
     batch_invariant: bool
     linear: Linear
@@ -40,10 +43,27 @@ class Kernels:
     route: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     run_experts: Callable[[Tensor, Tensor, Tensor, ExpertWeights, float, float], Tensor]
     prepare_lm_head: Callable[[Tensor, Linear], Logits]
+    # Whole blocks in fused kernels, which take the place of the operations above.
+    hopper: HopperKernels | None = None
+    capturable: bool = False  # nothing waits for the host, so a CUDA graph can hold it
+    reasons: tuple[str, ...] = ()  # sentences on what was chosen, and why
+
+    @property
+    def warm_up(self) -> WarmUp | None:
+        """Makes the fused kernels ready and tests them; None where there are none."""
+        if self.hopper is None:
+            return None
+        from ossia.kernels.hopper_self_test import warm_up
+
+        return partial(warm_up, self.hopper)
 
 
 def select_kernels(
-    device: torch.device, dtype: torch.dtype, attention_backend: str = "auto"
+    device: torch.device,
+    dtype: torch.dtype,
+    attention_backend: str = "auto",
+    model: ModelConfig | None = None,
+    max_rows: int = 256,
 ) -> Kernels:
     """The fastest kernels that work here.
 
@@ -51,46 +71,115 @@ def select_kernels(
         device: where the model runs.
         dtype: of weights and activations.
         attention_backend: auto, TRITON, FLASH_ATTN_3 or TORCH.
+        model: its geometry; None: any, so kernels that are made for one are left out.
+        max_rows: sequences that decode in one step.
 
     Raises:
         ConfigError: a choice that cannot work here; the sentence names what would.
     """
-    backend, prepare_attention = _attention_backend(device, attention_backend)
-    on_cpu = device.type == "cpu"
+    if attention_backend not in BACKENDS:
+        raise ConfigError(
+            f"--attention-backend must be {', '.join(BACKENDS)}, not {attention_backend}."
+        )
+    if device.type == "cpu":
+        return _on_cpu(dtype, attention_backend)
+    return _on_gpu(device, dtype, attention_backend, model, max_rows)
+
+
+def _on_cpu(dtype: torch.dtype, wanted: str) -> Kernels:
+    if wanted == "FLASH_ATTN_3":
+        raise ConfigError(
+            "--attention-backend FLASH_ATTN_3 needs a Hopper GPU and this is cpu; "
+            "use auto or TORCH."
+        )
+    if wanted == "TRITON":
+        raise ConfigError(
+            "--attention-backend TRITON needs a CUDA GPU and this is cpu; use auto or TORCH."
+        )
     return Kernels(
-        attention_backend=backend,
-        batch_invariant=on_cpu and cpu_linear.rows_are_independent(dtype),
-        linear=cpu_linear.linear if on_cpu else plain_linear.linear,
+        attention_backend="TORCH",
+        batch_invariant=cpu_linear.rows_are_independent(dtype),
+        linear=cpu_linear.linear,
         rms_norm=rms_norm,
         rotate=rotate,
-        prepare_attention=prepare_attention,
+        prepare_attention=blocked.prepare_attention,
         route=plain_moe.route,
-        run_experts=cpu_moe.run_experts if on_cpu else plain_moe.run_experts,
-        prepare_lm_head=cpu_lm_head.prepare_lm_head if on_cpu else plain_lm_head.prepare_lm_head,
+        run_experts=cpu_moe.run_experts,
+        prepare_lm_head=cpu_lm_head.prepare_lm_head,
     )
 
 
-def _attention_backend(device: torch.device, wanted: str) -> tuple[str, PrepareAttention]:
-    if wanted == "FLASH_ATTN_3":
-        works = "auto, TRITON or TORCH" if device.type == "cuda" else "auto or TORCH"
-        raise ConfigError(
-            f"--attention-backend FLASH_ATTN_3 is not part of this build; use {works}."
-        )
-    if wanted == "TRITON" and device.type != "cuda":
-        raise ConfigError(
-            f"--attention-backend TRITON needs a CUDA GPU and this is {device.type}; "
-            "use auto or TORCH."
-        )
+def _on_gpu(
+    device: torch.device, dtype: torch.dtype, wanted: str, model: ModelConfig | None, max_rows: int
+) -> Kernels:
     has_triton = importlib.util.find_spec("triton") is not None
-    if wanted == "TRITON" and not has_triton:
+    if wanted in ("TRITON", "FLASH_ATTN_3") and not has_triton:
         raise ConfigError(
-            "--attention-backend TRITON needs the package triton, which comes with torch for "
+            f"--attention-backend {wanted} needs the package triton, which comes with torch for "
             "CUDA on Linux; install it, or use auto or TORCH."
         )
-    if wanted == "TRITON" or (wanted == "auto" and device.type == "cuda" and has_triton):
-        from ossia.kernels.attention import triton_paged
+    plain = _plain_on_gpu(triton=has_triton and wanted != "TORCH")
+    unfit = (
+        "no model was named"
+        if model is None
+        else "they are left out with --attention-backend TORCH"
+        if wanted == "TORCH"
+        else "the package triton is missing"
+        if not has_triton
+        else unfit_reason(device, dtype, model)
+    )
+    if unfit is not None:
+        if wanted == "FLASH_ATTN_3":
+            raise ConfigError(
+                f"--attention-backend FLASH_ATTN_3 goes with the fused Hopper kernels: {unfit}; "
+                "use auto, TRITON or TORCH."
+            )
+        return replace(plain, reasons=(f"Portable kernels run; no fused Hopper kernels: {unfit}.",))
+    return _fused_on_hopper(plain, device, wanted, max_rows)
 
-        return "TRITON", triton_paged.prepare_attention
-    if wanted not in ("auto", "TORCH"):
-        raise ConfigError(f"--attention-backend must be {', '.join(BACKENDS)}, not {wanted}.")
-    return "TORCH", blocked.prepare_attention
+
+def _fused_on_hopper(plain: Kernels, device: torch.device, wanted: str, max_rows: int) -> Kernels:
+    if wanted == "FLASH_ATTN_3":
+        from ossia.kernels.attention.flash import find_flash, missing_flash
+
+        capability = torch.cuda.get_device_capability(device)
+        flash = find_flash(capability)
+        if flash is None:
+            raise ConfigError(missing_flash(capability))
+        attend, said = flash.attend_prefill, f"{flash.name} for prompts"
+    else:
+        from ossia.kernels.attention.triton_prefill import attend_prefill
+
+        attend, said = attend_prefill, "our Triton kernels"
+    return replace(
+        plain,
+        attention_backend="FLASH_ATTN_3" if wanted == "FLASH_ATTN_3" else "TRITON",
+        hopper=HopperKernels(attend, max_rows),
+        capturable=True,
+        reasons=(f"Fused Hopper kernels run, MXFP4 stays packed; attention: {said}.",),
+    )
+
+
+def _plain_on_gpu(*, triton: bool) -> Kernels:
+    kernels = Kernels(
+        attention_backend="TORCH",
+        batch_invariant=False,
+        linear=plain_linear.linear,
+        rms_norm=rms_norm,
+        rotate=rotate,
+        prepare_attention=blocked.prepare_attention,
+        route=plain_moe.route,
+        run_experts=plain_moe.run_experts,
+        prepare_lm_head=plain_lm_head.prepare_lm_head,
+    )
+    if not triton:
+        return kernels
+    from ossia.kernels.attention import triton_paged
+    from ossia.kernels.moe import triton_portable
+
+    return replace(
+        kernels,
+        attention_backend="TRITON",
+        prepare_attention=triton_paged.prepare_attention,
+        run_experts=triton_portable.run_experts,
+    )

@@ -15,7 +15,13 @@ from ossia.kernels.thresholds import HEAD_FEW_ROWS
 
 
 def logits_many(
-    x: Tensor, norm: Tensor, eps: float, weight: Tensor, *, pdl: bool = False
+    x: Tensor,
+    norm: Tensor,
+    eps: float,
+    weight: Tensor,
+    *,
+    pdl: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Logits of any number of rows: float32 [rows, vocab].
 
@@ -25,15 +31,24 @@ def logits_many(
         eps: of the norm.
         weight: [vocab, hidden].
         pdl: launch our kernels before the ones ahead have ended (Hopper and later).
+        out: where the logits go, contiguous; None: a new tensor.
     """
     if len(x) <= HEAD_FEW_ROWS and len(weight) % DEFAULT.rows == 0:
-        return logits_few(x, norm, eps, weight, pdl=pdl)
-    return logits_library(x, norm, eps, weight, pdl=pdl)
+        return logits_few(x, norm, eps, weight, pdl=pdl, out=out)
+    return logits_library(x, norm, eps, weight, pdl=pdl, out=out)
 
 
 def logits_library(
-    x: Tensor, norm: Tensor, eps: float, weight: Tensor, *, pdl: bool = False
+    x: Tensor,
+    norm: Tensor,
+    eps: float,
+    weight: Tensor,
+    *,
+    pdl: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The same by the library's product, whatever the number of rows."""
     normed = rms_norm(x, norm, eps, pdl=pdl)
+    if out is not None:
+        return torch.mm(normed, weight.t(), out_dtype=torch.float32, out=out)
     return torch.mm(normed, weight.t(), out_dtype=torch.float32)

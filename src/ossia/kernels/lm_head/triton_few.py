@@ -30,6 +30,7 @@ def logits_few(
     *,
     shape: FewShape | None = None,
     pdl: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Logits of the next tokens, float32 [rows, vocab].
 
@@ -40,6 +41,7 @@ def logits_few(
         weight: [vocab, hidden]; vocab is a multiple of `shape.rows`.
         shape: how the product is cut into programs, without splits; None takes `DEFAULT`.
         pdl: launch before the kernel ahead has ended (Hopper and later).
+        out: where the logits go, contiguous; None: a new tensor.
     """
     rows, hidden = x.shape
     vocab = len(weight)
@@ -47,7 +49,9 @@ def logits_few(
     assert shape.splits == 1
     assert vocab % shape.rows == 0
     normed = rms_norm(x, norm, eps, pdl=pdl)
-    logits = torch.empty((rows, vocab), dtype=torch.float32, device=x.device)
+    logits = (
+        torch.empty((rows, vocab), dtype=torch.float32, device=x.device) if out is None else out
+    )
     weight_source, x_source = sources(weight, normed, shape)
     _logits[shape.grid(vocab, rows)](
         weight_source,

@@ -35,6 +35,7 @@ def logits_one(
     *,
     shape: MatVecShape = DEFAULT,
     pdl: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Logits of the next token, float32 [1, vocab]: RMSNorm(x) W^T, rounded nowhere in between.
 
@@ -45,11 +46,12 @@ def logits_one(
         weight: [vocab, hidden]; vocab is a multiple of `shape.rows`.
         shape: how the rows are cut into programs.
         pdl: launch before the kernel ahead has ended (Hopper and later).
+        out: where the logits go; None: a new tensor.
     """
     vocab, hidden = weight.shape
     assert x.shape == (1, hidden)
     assert vocab % shape.rows == 0
-    logits = torch.empty((1, vocab), dtype=torch.float32, device=x.device)
+    logits = torch.empty((1, vocab), dtype=torch.float32, device=x.device) if out is None else out
     _logits_one[(vocab // shape.rows,)](
         x,
         norm,
