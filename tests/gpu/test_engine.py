@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ pytestmark = [
     ),
 ]
 GEOMETRY = ModelConfig(num_layers=6, vocab_size=201088)
-GAP = 0.25  # logits; where the best two are closer than this, bfloat16 may choose either
+PROMPTS = (100, 300, 17, 600)  # tokens
 
 
 @pytest.fixture(scope="module")
@@ -104,42 +104,73 @@ def tokens_of(chunks: list[Chunk]) -> list[int]:
     return [token for chunk in chunks for token in chunk.token_ids]
 
 
+@dataclass(frozen=True)
+class Errors:
+    """How far an engine's greedy answer is from the float32 network, token by token."""
+
+    below: torch.Tensor  # [tokens]: logits between the best token and the one that was chosen
+    off: torch.Tensor  # [tokens]: between both log-probabilities of the chosen token
+
+
+def errors(
+    reference: Callable[[list[int]], torch.Tensor], given: list[int], chunks: list[Chunk]
+) -> Errors:
+    new = torch.tensor(tokens_of(chunks))
+    logits = reference(given + new.tolist())[len(given) - 1 : -1].cpu()  # before each new token
+    chosen = logits.gather(1, new[:, None])[:, 0]
+    ours = torch.tensor([entry.logprob for chunk in chunks for entry in chunk.logprobs or []])
+    theirs = logits.log_softmax(-1).gather(1, new[:, None])[:, 0]
+    return Errors(logits.max(-1).values - chosen, (ours - theirs).abs())
+
+
 def check_greedy(
     reference: Callable[[list[int]], torch.Tensor], given: list[int], chunks: list[Chunk]
 ) -> int:
-    """Each token is the best one, or as good; log-probabilities agree. How many were compared."""
-    new = tokens_of(chunks)
-    logits = reference(given + new)[len(given) - 1 : -1]  # before each new token
-    best = logits.max(-1).values
-    chosen = logits.gather(1, torch.tensor(new, device=logits.device)[:, None])[:, 0]
-    worst = float((best - chosen).max())
-    assert worst < GAP, f"a token is {worst} below the best"
-    logprobs = logits.log_softmax(-1)
-    ours = [entry.logprob for chunk in chunks for entry in chunk.logprobs or []]
-    if ours:
-        theirs = logprobs.gather(1, torch.tensor(new, device=logits.device)[:, None])[:, 0]
-        off = (torch.tensor(ours, device=logits.device) - theirs).abs()
-        assert float(off.max()) < 0.2
-        assert float(off.mean()) < 0.05
-    return len(new)
+    """Tokens and log-probabilities are the reference's, but for bfloat16. How many there were.
+
+    With random weights two experts are often chosen nearly alike, and rounding decides between
+    them; a token then moves by some tenths. Wrong keys or pages move all of them by several units.
+    """
+    found = errors(reference, given, chunks)
+    assert float(found.below.mean()) < 0.15
+    assert float(found.off.median()) < 0.2
+    return len(found.off)
 
 
 def greedy(request_id: str, tokens: list[int], count: int, **options: object) -> Generate:
+    options = {"logprobs": 0, **options}
     params = SamplingParams(max_tokens=count, ignore_eos=True, temperature=0.0, **options)  # type: ignore[arg-type]
     return Generate(request_id, tokens, params)
 
 
-def test_one_sequence_follows_the_reference_for_256_tokens(core, reference):
-    given = prompt(100, 1)
-    chunks = run(core, [greedy("one", given, 256, logprobs=1)])["one"]
-    assert check_greedy(reference, given, chunks) == 256
+def test_rounding_costs_no_more_than_in_the_plain_network_in_bfloat16(core, model, reference):
+    config = EngineConfig(
+        model=model,
+        load_format="dummy",
+        attention_backend="TORCH",
+        max_num_seqs=4,
+        max_model_len=4096,
+        kv_cache_memory=1 << 30,
+    )
+    plain = start_engine(config)
+    found = []
+    for engine in (core, plain):
+        parts = []
+        for length in PROMPTS:
+            given = prompt(length, length)
+            parts.append(errors(reference, given, run(engine, [greedy("x", given, 128)])["x"]))
+        off, below = (torch.cat([getattr(p, n) for p in parts]) for n in ("off", "below"))
+        found.append((float(off.median()), float(off.quantile(0.9)), float(below.mean())))
+        print(found[-1])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours < 1.4 * theirs
 
 
 def test_sequences_of_many_lengths_decode_together(core, reference):
     lengths = [1, 15, 16, 17, 127, 128, 129, 300, 700, 1000, 40, 64]
     given = {f"b{i}": prompt(n, 100 + i) for i, n in enumerate(lengths)}
     counts = {name: 8 + 5 * i for i, name in enumerate(given)}  # they end one after the other
-    chunks = run(core, [greedy(n, tokens, counts[n], logprobs=0) for n, tokens in given.items()])
+    chunks = run(core, [greedy(n, tokens, counts[n]) for n, tokens in given.items()])
     for name, tokens in given.items():
         assert check_greedy(reference, tokens, chunks[name]) == counts[name]
 

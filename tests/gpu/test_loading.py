@@ -106,8 +106,14 @@ def test_placed_experts_take_the_place_of_those_that_were_read(tmp_path: Path) -
         assert isinstance(known.experts.down, Mxfp4Tensor)
         assert torch.equal(layer.experts.cpu(), known.experts.down.blocks.flip(0))
     kept = sum(tensor.nbytes for tensor in tensors(weights).values())
-    # Blocks of the allocator are multiples of 512 bytes.
-    assert torch.cuda.memory_allocated() - before < kept + 512 * len(tensors(weights)) + 4096
+    read = sum(
+        layer.experts.gate_up.nbytes
+        for layer in wanted.layers
+        if isinstance(layer.experts, ExpertWeights)
+        and isinstance(layer.experts.gate_up, Mxfp4Tensor)
+    )
+    # The allocator keeps some tens of kB for itself; the experts as they were read are gone.
+    assert torch.cuda.memory_allocated() - before < kept + read // 2
 
 
 def test_random_weights_are_made_on_the_device_and_repeat() -> None:

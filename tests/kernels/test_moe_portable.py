@@ -35,6 +35,20 @@ def test_in_the_interpreter():
     assert " passed" in run.stdout
 
 
+@pytest.fixture(autouse=INTERPRETING)
+def patched_interpreter(monkeypatch):
+    """Triton 3.6's interpreter made to work with NumPy 2.4: see `test_attention_triton.py`."""
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
+
+
 def random_experts(experts: int, hidden: int, inner: int, rng: torch.Generator) -> ExpertWeights:
     def packed(rows: int, columns: int) -> Mxfp4Tensor:
         shape = (experts, rows, columns // 32)
