@@ -13,6 +13,9 @@
 namespace ossia {
 namespace {
 
+// Bytes between what is used and what is fetched. Without it two cores read a fifth less; 2048 and
+// 8192 are 3 to 5 % worse (Zen 5).
+constexpr int kAhead = 4096;
 constexpr float kSteps = 127.0f * 256.0f;  // so that high parts stay within int8
 constexpr float kTiny = 1e-30f;            // blocks with nothing larger count as zero
 // Where each of eight inputs stands (cpu_products.h, kWords).
@@ -92,38 +95,54 @@ inline void prepare_integers(bool split, int offset, const float *x, uint8_t *li
   }
 }
 
-// e^x within 1e-7 of itself, for x in [-87, 87]; beyond, the value at the end. 2^n by its bits,
-// 2^f, |f| <= 1/2, by the Taylor series of e^(f ln 2) up to the seventh power.
-inline float exponential(float x) {
-  float t = x * 1.44269504f;
-  t = t > 126.0f ? 126.0f : t;
-  t = t < -126.0f ? -126.0f : t;
-  const int32_t n = round_to_int(t);
-  const float f = (t - static_cast<float>(n)) * 0.693147181f;
-  float p = 1.0f / 5040.0f;
-  p = p * f + 1.0f / 720.0f;
-  p = p * f + 1.0f / 120.0f;
-  p = p * f + 1.0f / 24.0f;
-  p = p * f + 1.0f / 6.0f;
-  p = p * f + 0.5f;
-  p = p * f + 1.0f;
-  p = p * f + 1.0f;
-  const int32_t bits = (n + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
+// out = e^x within 2e-7 of itself, for x in [-87, 87]; beyond, the value at the end. 2^n by its
+// bits, 2^f, |f| <= 1/2, by the Taylor series of e^(f ln 2) up to the seventh power.
+inline void exponentials(const float *x, float *out) {
+  float f[kBlock], power[kBlock];
+  int32_t bits[kBlock];
+  for (int i = 0; i < kBlock; ++i) {
+    float t = x[i] * 1.44269504f;
+    t = t > 126.0f ? 126.0f : t;
+    t = t < -126.0f ? -126.0f : t;
+    const int32_t n = round_to_int(t);
+    f[i] = (t - static_cast<float>(n)) * 0.693147181f;
+    bits[i] = (n + 127) << 23;
+  }
+  std::memcpy(power, bits, sizeof power);
+  for (int i = 0; i < kBlock; ++i) {
+    float p = 1.0f / 5040.0f;
+    p = p * f[i] + 1.0f / 720.0f;
+    p = p * f[i] + 1.0f / 120.0f;
+    p = p * f[i] + 1.0f / 24.0f;
+    p = p * f[i] + 1.0f / 6.0f;
+    p = p * f[i] + 0.5f;
+    p = p * f[i] + 1.0f;
+    p = p * f[i] + 1.0f;
+    out[i] = p * power[i];
+  }
 }
 
-[[maybe_unused]] void swiglu(const float *gate_up, const float *bias, int64_t units, float alpha, float limit,
-            float *h) {
-  for (int64_t i = 0; i < units; ++i) {
-    float g = gate_up[2 * i] + (bias != nullptr ? bias[2 * i] : 0.0f);
-    float u = gate_up[2 * i + 1] + (bias != nullptr ? bias[2 * i + 1] : 0.0f);
-    g = g > limit ? limit : g;
-    u = u > limit ? limit : u;
-    u = u < -limit ? -limit : u;
-    h[i] = g / (1.0f + exponential(-alpha * g)) * (u + 1.0f);
+// One block of 32 units: short loops over arrays of fixed size, which compilers do turn into
+// vectors; the same in one loop they do not.
+[[maybe_unused]] void swiglu(const float *gate_up, const float *bias, float alpha, float limit,
+                             float *h) {
+  float y[2 * kBlock], g[kBlock], u[kBlock], z[kBlock], e[kBlock];
+  std::memcpy(y, gate_up, sizeof y);
+  if (bias != nullptr) {
+    for (int i = 0; i < 2 * kBlock; ++i) y[i] += bias[i];
   }
+  for (int i = 0; i < kBlock; ++i) {
+    g[i] = y[2 * i];
+    u[i] = y[2 * i + 1];
+  }
+  for (int i = 0; i < kBlock; ++i) {
+    g[i] = g[i] > limit ? limit : g[i];
+    u[i] = u[i] > limit ? limit : u[i];
+    u[i] = u[i] < -limit ? -limit : u[i];
+    z[i] = -alpha * g[i];
+  }
+  exponentials(z, e);
+  for (int i = 0; i < kBlock; ++i) h[i] = g[i] / (1.0f + e[i]) * (u[i] + 1.0f);
 }
 
 [[maybe_unused]] uint64_t read(const uint8_t *memory, int64_t bytes) {
@@ -131,6 +150,8 @@ inline float exponential(float x) {
   int64_t at = 0;
   for (; at + 256 <= bytes; at += 256) {
     uint64_t words[32];
+    // As far ahead as in the products, which read faster than a loop without it.
+    for (int i = 0; i < 256; i += 64) __builtin_prefetch(memory + at + i + kAhead);
     std::memcpy(words, memory + at, sizeof words);
     for (int i = 0; i < 32; ++i) sums[i] ^= words[i];
   }

@@ -131,7 +131,7 @@ class Mixture {
         for (int64_t b = 0; b < count / 4; ++b) {
           float units[kBlock];
           const float *bias = w.bias == nullptr ? nullptr : w.bias + first * kGroup + b * 64;
-          products_.swiglu(out + t * width + b * 64, bias, kBlock, alpha, limit, units);
+          products_.swiglu(out + t * width + b * 64, bias, alpha, limit, units);
           products_.prepare(form, down_kind_.offset, units, h + t * stride, h_blocks,
                             first_block + b, 1);
         }

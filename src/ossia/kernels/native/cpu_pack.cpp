@@ -1,5 +1,7 @@
 // Brings matrices into the order of ossia_cpu.h. Bound by memory: each weight is read and written
 // once, groups of 16 rows shared out among the threads.
+#include <sys/mman.h>
+
 #include <cmath>
 #include <cstring>
 
@@ -135,4 +137,20 @@ int ossia_pack_bf16(ossia_context *context, const uint16_t *weight, int64_t rows
     }
   });
   return OSSIA_OK;
+}
+
+int ossia_advise_huge(void *memory, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kPage * kPage;
+  if (begin >= end) return OSSIA_BAD_ARGUMENT;
+  return madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE) == 0
+             ? OSSIA_OK
+             : OSSIA_BAD_ARGUMENT;
+#else
+  (void)memory;
+  (void)bytes;
+  return OSSIA_BAD_ARGUMENT;
+#endif
 }

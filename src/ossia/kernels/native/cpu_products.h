@@ -64,10 +64,9 @@ struct Products {
   // Blocks [first, first + count) of a prepared row of `blocks`, from their count * 32 inputs.
   void (*prepare)(Form form, int offset, const float *x, uint8_t *row, int64_t blocks,
                   int64_t first, int64_t count);
-  // h[i] = g sigmoid(alpha g) (u + 1), g = min(y[2i], limit), u = clamp(y[2i+1]); y += bias
-  // (if there is one) before.
-  void (*swiglu)(const float *gate_up, const float *bias, int64_t units, float alpha, float limit,
-                 float *h);
+  // 32 hidden units: h[i] = g sigmoid(alpha g) (u + 1), g = min(y[2i], limit), u = y[2i+1] held to
+  // -limit .. limit, y = gate_up + bias (null: none).
+  void (*swiglu)(const float *gate_up, const float *bias, float alpha, float limit, float *h);
   // Sums up all 64-byte lines of a piece of memory: the plain read.
   uint64_t (*read)(const uint8_t *memory, int64_t bytes);
 };

@@ -17,7 +17,7 @@ constexpr int kBlockBytes = 1024;  // one block of 16 rows in bfloat16: [16 pair
 
 inline void fetch_ahead(const uint8_t *p, int bytes) {
   for (int i = 0; i < bytes; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char *>(p + i + 2048), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char *>(p + i + kAhead), _MM_HINT_T0);
   }
 }
 

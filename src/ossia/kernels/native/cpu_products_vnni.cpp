@@ -13,8 +13,6 @@
 namespace ossia {
 namespace {
 
-constexpr int kAhead = 2048;  // bytes between what is used and what is fetched
-
 struct Mxfp4Bytes {
   static constexpr int kValueBytes = 256, kScaleBytes = 16, kOffset = 12;
   __m512i table;
@@ -71,6 +69,7 @@ inline void split_product(const uint8_t *values, const uint8_t *scales, int64_t 
   constexpr bool kTwoChains = tokens <= 4;
   const W unpack;
   __m512 sums[tokens];
+#pragma GCC unroll 8
   for (int t = 0; t < tokens; ++t) sums[t] = _mm512_setzero_ps();
   for (int64_t b = 0; b < blocks; ++b) {
     const uint8_t *block = values + b * W::kValueBytes;
@@ -80,6 +79,7 @@ inline void split_product(const uint8_t *values, const uint8_t *scales, int64_t 
     }
     __m512i w[8], high[tokens], low[tokens];
     unpack.bytes(block, w);
+#pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t) {
       high[t] = _mm512_setzero_si512();
       low[t] = _mm512_set1_epi32(row_fixes(rows[t], blocks)[b]);
@@ -115,6 +115,7 @@ inline void split_product(const uint8_t *values, const uint8_t *scales, int64_t 
       sums[t] = _mm512_fmadd_ps(scaled, scale, sums[t]);
     }
   }
+#pragma GCC unroll 8
   for (int t = 0; t < tokens; ++t) _mm512_storeu_ps(out + t * stride, sums[t]);
 }
 

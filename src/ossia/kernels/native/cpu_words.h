@@ -49,14 +49,16 @@ inline void words_product(const uint8_t *values, const uint8_t *scales, int64_t 
                           const uint8_t *const *rows, int part, float *out, int64_t stride) {
   constexpr int kPart = V::kRows * 4;  // bytes of one load
   typename V::Float sums[tokens];
+#pragma GCC unroll 8
   for (int t = 0; t < tokens; ++t) sums[t] = V::broadcast(0.0f);
   for (int64_t b = 0; b < blocks; ++b) {
     const uint8_t *block = values + b * W::kValueBytes;
-    for (int i = 0; i < W::kValueBytes; i += 64) __builtin_prefetch(block + i + 2048);
+    for (int i = 0; i < W::kValueBytes; i += 64) __builtin_prefetch(block + i + kAhead);
     typename V::Int w[16];
     W::pairs(block + part * kPart, w);
     const typename V::Float scale =
         W::scale(scales + b * W::kScaleBytes + part * (W::kScaleBytes / 16) * V::kRows);
+#pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t) {
       const uint8_t *line = rows[t] + b * 64;
       typename V::Int even = V::multiply_pairs(w[0], V::broadcast_pair(line));
@@ -71,6 +73,7 @@ inline void words_product(const uint8_t *values, const uint8_t *scales, int64_t 
                                 sums[t]);
     }
   }
+#pragma GCC unroll 8
   for (int t = 0; t < tokens; ++t) V::store(out + t * stride + part * V::kRows, sums[t]);
 }
 
@@ -79,18 +82,21 @@ template <typename V, int tokens>
 inline void bf16_product(const uint8_t *values, int64_t blocks, const uint8_t *const *rows,
                          int part, float *out, int64_t stride) {
   typename V::Float low[tokens], high[tokens];
+#pragma GCC unroll 8
   for (int t = 0; t < tokens; ++t) low[t] = high[t] = V::broadcast(0.0f);
   for (int64_t p = 0; p < blocks * 16; ++p) {
     const uint8_t *pair = values + p * 64 + part * V::kRows * 4;
-    __builtin_prefetch(pair + 4096);
+    __builtin_prefetch(pair + kAhead);
     const typename V::Int w = V::load(pair);
     const typename V::Float first = V::low_bfloat(w), second = V::high_bfloat(w);
+#pragma GCC unroll 8
     for (int t = 0; t < tokens; ++t) {
       const float *x = reinterpret_cast<const float *>(rows[t]) + 2 * p;
       low[t] = V::multiply_add(first, V::broadcast(x[0]), low[t]);
       high[t] = V::multiply_add(second, V::broadcast(x[1]), high[t]);
     }
   }
+#pragma GCC unroll 8
   for (int t = 0; t < tokens; ++t) {
     V::store(out + t * stride + part * V::kRows, V::add_floats(low[t], high[t]));
   }

@@ -131,7 +131,10 @@ def load(path: Path | None = None) -> ctypes.CDLL:
             f"The native CPU kernels in {file} are of version {found}, this Ossia needs {ABI}; "
             "models run on torch alone, several times slower. Install Ossia again to build them."
         )
+    from ossia.kernels.native.blocks import declare_blocks  # which needs the types of this file
+
     _declare(library)
+    declare_blocks(library)
     return library
 
 
@@ -190,6 +193,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "ossia_threads": (ctypes.c_int, (pointer,)),
         "ossia_value_bytes": (number, (number, number, number)),
         "ossia_scale_bytes": (number, (number, number, number)),
+        "ossia_advise_huge": (ctypes.c_int, (pointer, number)),
         "ossia_pack_mxfp4": (
             ctypes.c_int,
             (pointer, pointer, pointer, number, number, pointer, pointer),

@@ -18,6 +18,7 @@ from ossia.mxfp4 import BLOCK, Mxfp4Tensor
 
 GROUP = 16  # rows that stand together
 ALIGNMENT = 64  # bytes
+_LARGE_PAGE = 2**21  # bytes
 
 
 class Kind(enum.IntEnum):
@@ -83,17 +84,24 @@ def empty_matrix(
         count,
         rows,
         inputs,
-        aligned_empty(count * value_bytes).view(count, value_bytes),
-        aligned_empty(count * scale_bytes).view(count, scale_bytes) if scale_bytes else None,
+        aligned_empty(context, count * value_bytes).view(count, value_bytes),
+        aligned_empty(context, count * scale_bytes).view(count, scale_bytes)
+        if scale_bytes
+        else None,
         None if bias is None else bias.to(torch.float32).reshape(count, rows).contiguous(),
     )
 
 
-def aligned_empty(size: int) -> Tensor:
-    """uint8 [size], not initialised, at an address that is a multiple of 64."""
-    room = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
-    start = -room.data_ptr() % ALIGNMENT
-    return room[start : start + size]
+def aligned_empty(context: Context, size: int) -> Tensor:
+    """uint8 [size], not initialised, at a multiple of 64, on large pages where it is large."""
+    alignment = _LARGE_PAGE if size >= 2 * _LARGE_PAGE else ALIGNMENT
+    room = torch.empty(size + alignment, dtype=torch.uint8)
+    start = -room.data_ptr() % alignment
+    aligned = room[start : start + size]
+    if alignment == _LARGE_PAGE:
+        # Only advice: where the system does not agree, everything works, slower.
+        context.library.ossia_advise_huge(aligned.data_ptr(), size)
+    return aligned
 
 
 def pack_experts(context: Context, weight: Mxfp4Tensor, bias: Tensor | None) -> NativeMatrix:

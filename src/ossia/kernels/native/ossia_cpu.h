@@ -81,6 +81,11 @@ OSSIA_EXPORT int ossia_pack_int8(ossia_context *context, const uint16_t *weight,
 OSSIA_EXPORT int ossia_pack_bf16(ossia_context *context, const uint16_t *weight, int64_t rows,
                                  int64_t inputs, uint16_t *values);
 
+/* Asks the system to back `memory` with large pages (2 MB instead of 4 KB), before it is first
+ * written: reading matrices is then up to a third faster, because the processor looks up fewer
+ * addresses. 0 where the system agreed. */
+OSSIA_EXPORT int ossia_advise_huge(void *memory, int64_t bytes);
+
 /* ---- products --------------------------------------------------------------------------- */
 
 /* out = x W^T + bias (+ residual). x [tokens, inputs]; residual, out [tokens, rows]; residual may
