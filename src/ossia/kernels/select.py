@@ -22,6 +22,8 @@ from ossia.kernels.lm_head import reference as plain_lm_head
 from ossia.kernels.lm_head.reference import Linear, Logits
 from ossia.kernels.moe import cpu as cpu_moe
 from ossia.kernels.moe import reference as plain_moe
+from ossia.kernels.native.kernels import DenseName, NativeKernels, native_kernels
+from ossia.kernels.native.kernels import unfit_reason as unfit_for_native
 from ossia.kernels.rms_norm.reference import rms_norm
 from ossia.kernels.rotary.reference import rotate
 from ossia.model.weights import ExpertWeights
@@ -33,7 +35,7 @@ BACKENDS = ("auto", "TRITON", "FLASH_ATTN_3", "TORCH")
 class Kernels:
     """The operations of the network. What each means: `reference.py` in the folder of its name."""
 
-    attention_backend: str  # TRITON, FLASH_ATTN_3 or TORCH
+    attention_backend: str  # TRITON, FLASH_ATTN_3, TORCH or, in whole blocks, NATIVE
     # Whether a token's results have the same bits whatever else is in the step.
     batch_invariant: bool
     linear: Linear
@@ -45,12 +47,17 @@ class Kernels:
     prepare_lm_head: Callable[[Tensor, Linear], Logits]
     # Whole blocks in fused kernels, which take the place of the operations above.
     hopper: HopperKernels | None = None
+    native: NativeKernels | None = None  # the same in the library for CPUs
     capturable: bool = False  # nothing waits for the host, so a CUDA graph can hold it
     reasons: tuple[str, ...] = ()  # sentences on what was chosen, and why
 
     @property
     def warm_up(self) -> WarmUp | None:
         """Makes the fused kernels ready and tests them; None where there are none."""
+        if self.native is not None:
+            from ossia.kernels.native.self_test import warm_up as warm_up_native
+
+            return partial(warm_up_native, self.native)
         if self.hopper is None:
             return None
         from ossia.kernels.hopper_self_test import warm_up
@@ -64,6 +71,9 @@ def select_kernels(
     attention_backend: str = "auto",
     model: ModelConfig | None = None,
     max_rows: int = 256,
+    *,
+    cpu_dense: DenseName = "int8",
+    cpu_threads: int | None = None,
 ) -> Kernels:
     """The fastest kernels that work here.
 
@@ -73,6 +83,8 @@ def select_kernels(
         attention_backend: auto, TRITON, FLASH_ATTN_3 or TORCH.
         model: its geometry; None: any, so kernels that are made for one are left out.
         max_rows: sequences that decode in one step.
+        cpu_dense: how the library for CPUs keeps weights outside the experts.
+        cpu_threads: of that library; None: one a core.
 
     Raises:
         ConfigError: a choice that cannot work here; the sentence names what would.
@@ -82,8 +94,32 @@ def select_kernels(
             f"--attention-backend must be {', '.join(BACKENDS)}, not {attention_backend}."
         )
     if device.type == "cpu":
-        return _on_cpu(dtype, attention_backend)
+        plain = _on_cpu(dtype, attention_backend)
+        if model is None or attention_backend == "TORCH":
+            return plain
+        return _native(plain, device, model, cpu_dense, cpu_threads)
     return _on_gpu(device, dtype, attention_backend, model, max_rows)
+
+
+def _native(
+    plain: Kernels,
+    device: torch.device,
+    model: ModelConfig,
+    dense: DenseName,
+    threads: int | None,
+) -> Kernels:
+    """The library for CPUs if it is there and can run the model; else a sentence why not."""
+    unfit = unfit_for_native(device, model)
+    if unfit is not None:
+        return replace(plain, reasons=(f"Models run on torch here: {unfit.rstrip('.')}.",))
+    native = native_kernels(dense, threads)
+    return replace(
+        plain,
+        attention_backend="NATIVE",
+        batch_invariant=native.batch_invariant,
+        native=native,
+        reasons=(native.describe(),),
+    )
 
 
 def _on_cpu(dtype: torch.dtype, wanted: str) -> Kernels:

@@ -4,7 +4,7 @@
     x += experts(norm(x))               # `mixture`
 
 `PlainBlocks` says it in single operations, and runs everywhere. `hopper_blocks.py` has the same in
-fused kernels.
+fused kernels, `native_blocks.py` in the library for CPUs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ossia.kernels.attention.interface import Attend
 from ossia.kernels.moe.prepare import prepare_experts
 from ossia.kernels.select import Kernels
 from ossia.model.batch import ForwardBatch, LayerCache
+from ossia.model.native_weights import NativeWeights
 from ossia.model.rotary import RotaryEmbedding
 from ossia.model.weights import ModelWeights
 
@@ -41,8 +42,15 @@ class Blocks(Protocol[Step]):
         """x [rows, hidden] -> float32 [rows, vocab], in `out` where that is given."""
 
 
-def make_blocks(weights: ModelWeights, kernels: Kernels, device: torch.device) -> Blocks[Any]:
+def make_blocks(
+    weights: ModelWeights | NativeWeights, kernels: Kernels, device: torch.device
+) -> Blocks[Any]:
     """The blocks of a network, in the kernels that were chosen."""
+    if kernels.native is not None:
+        from ossia.model.native_blocks import NativeBlocks
+
+        return NativeBlocks(weights, kernels.native)
+    assert isinstance(weights, ModelWeights), "weights were put in order for other kernels"
     if kernels.hopper is None:
         return PlainBlocks(weights, kernels, device)
     from ossia.model.hopper_blocks import HopperBlocks

@@ -15,13 +15,16 @@ from torch import Tensor
 from ossia.kernels.select import Kernels
 from ossia.model.batch import ForwardBatch, LayerCache
 from ossia.model.blocks import make_blocks
+from ossia.model.native_weights import NativeWeights
 from ossia.model.weights import ModelWeights
 
 
 class GptOssForCausalLM:
     """Logits for the next token, from token ids and paged caches."""
 
-    def __init__(self, weights: ModelWeights, kernels: Kernels, device: torch.device) -> None:
+    def __init__(
+        self, weights: ModelWeights | NativeWeights, kernels: Kernels, device: torch.device
+    ) -> None:
         """`weights` are on `device` already."""
         self.config = weights.config
         self.device = device

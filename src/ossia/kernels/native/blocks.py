@@ -253,10 +253,15 @@ def mixture_block(context: Context, layer: MixtureLayer, x: Tensor) -> Tensor:
     return out
 
 
-def head(context: Context, norm: Tensor, eps: float, matrix: NativeMatrix, x: Tensor) -> Tensor:
-    """matrix norm(x): x float32 [rows, hidden], norm float32 [hidden] -> [rows, matrix.rows]."""
+def head(
+    context: Context, norm: Tensor, eps: float, matrix: NativeMatrix, x: Tensor, out: Tensor
+) -> Tensor:
+    """matrix norm(x), in `out`: x float32 [rows, hidden], norm float32 [hidden].
+
+    `out` is float32 [rows, matrix.rows], contiguous.
+    """
     _check_x(x, len(x), matrix.inputs)
-    out = torch.empty(len(x), matrix.rows)
+    _check_x(out, len(x), matrix.rows)
     struct = matrix.pointers()
     code = context.library.ossia_head(
         context.handle,
