@@ -1,15 +1,15 @@
-"""`ossia bench`: how fast the engine and the server are on this machine."""
+"""`ossia bench`: how fast kernels, engine and server are on this machine."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from ossia.cli.bench import latency, serve, throughput
+from ossia.cli.bench import kernels, latency, serve, throughput
 from ossia.cli.parser import Parser
 
-HELP = "measure latency, throughput, or a running server"
-_BENCHMARKS = (latency, throughput, serve)
+HELP = "measure latency, throughput, a running server, or the kernels"
+_BENCHMARKS = (latency, throughput, serve, kernels)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -21,9 +21,10 @@ def add_arguments(parser: Parser) -> None:
             name, help=module.HELP, description=f"{module.HELP[0].upper()}{module.HELP[1:]}."
         )
         sub.set_defaults(run=module.run, parser=sub)
-        sub.add_argument(
-            "--json", type=Path, metavar="FILE", help="also write the figures to this file"
-        )
+        if module is not kernels:  # which prints its JSON where no file is named
+            sub.add_argument(
+                "--json", type=Path, metavar="FILE", help="also write the figures to this file"
+            )
         module.add_arguments(sub)
 
 

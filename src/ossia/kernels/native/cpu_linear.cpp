@@ -1,7 +1,7 @@
 // out = x W^T + bias (+ residual), and the same with only the largest rows kept.
 //
 // Bytes: one read of the matrix, whatever the number of tokens. Activations are prepared first
-// (cpu_products.h); then threads take pieces of about 100 KB of consecutive rows.
+// (cpu_products.h); then threads take pieces of 100 to 400 KB of consecutive rows.
 #include <cstring>
 #include <limits>
 
@@ -22,7 +22,8 @@ class DenseProduct {
         tokens_(tokens),
         form_(form_for(kind_, tokens)),
         row_bytes_(row_bytes(form_, w_.blocks)),
-        step_(groups_a_piece(w_.kind, w_.blocks, uses_many(kind_, tokens) ? 2 : 1)),
+        step_(groups_a_piece(w_.kind, w_.blocks, uses_many(kind_, tokens) ? 2 : 1, w_.groups,
+                             tokens, context->pool.threads())),
         width_(step_ * kGroup) {
     x_at_ = arena_.add<uint8_t>(row_bytes_ * tokens);
     out_at_ = arena_.add<float>(width_ * tokens * context->pool.threads());

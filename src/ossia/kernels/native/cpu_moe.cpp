@@ -73,8 +73,13 @@ class Mixture {
       const int64_t other = row_bytes(down_kind_.many_form, h_blocks);
       h_bytes_ = other > h_bytes_ ? other : h_bytes_;
     }
-    up_step_ = groups_a_piece(gate_up_.kind, blocks, 4);
-    down_step_ = groups_a_piece(down_.kind, h_blocks, 2);
+    const auto step = [&](const ossia_matrix &m, int64_t least) {
+      return groups_a_piece(m.kind, m.inputs / kBlock, least,
+                            groups_of(m.rows) * static_cast<int64_t>(experts_.size()), most_,
+                            context_->pool.threads());
+    };
+    up_step_ = step(gate_up_, 4);
+    down_step_ = step(down_, 2);
     const int64_t widest = (up_step_ > down_step_ ? up_step_ : down_step_) * kGroup;
     out_size_ = widest * most_;
     scratch_size_ = many_scratch(longest);

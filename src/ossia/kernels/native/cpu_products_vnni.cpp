@@ -13,6 +13,8 @@
 namespace ossia {
 namespace {
 
+constexpr int kScalesAhead = 512;  // bytes; the scales are a sixteenth of the values
+
 struct Mxfp4Bytes {
   static constexpr int kValueBytes = 256, kScaleBytes = 16, kOffset = 12;
   __m512i table;
@@ -77,6 +79,8 @@ inline void split_product(const uint8_t *values, const uint8_t *scales, int64_t 
     for (int i = 0; i < W::kValueBytes; i += 64) {
       _mm_prefetch(reinterpret_cast<const char *>(block + i + kAhead), _MM_HINT_T0);
     }
+    _mm_prefetch(reinterpret_cast<const char *>(scales + b * W::kScaleBytes + kScalesAhead),
+                 _MM_HINT_T0);
     __m512i w[8], high[tokens], low[tokens];
     unpack.bytes(block, w);
 #pragma GCC unroll 8
