@@ -129,7 +129,8 @@ def _has_gpu() -> bool:
 
 def _fingerprint(level: str) -> str:
     digest = hashlib.sha256(level.encode())
-    for file in (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__)):
+    native = sorted((ROOT / "src/ossia/kernels/native").glob("*.[ch]*"))  # built at install
+    for file in (ROOT / "pyproject.toml", ROOT / "setup.py", CONSTRAINTS, Path(__file__), *native):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

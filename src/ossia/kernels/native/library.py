@@ -133,8 +133,14 @@ def load(path: Path | None = None) -> ctypes.CDLL:
         )
     from ossia.kernels.native.blocks import declare_blocks  # which needs the types of this file
 
-    _declare(library)
-    declare_blocks(library)
+    try:
+        _declare(library)
+        declare_blocks(library)
+    except AttributeError as error:
+        raise NativeUnavailable(
+            f"The native CPU kernels in {file} are older than this Ossia, so models run on torch "
+            f"alone, several times slower: {error}. Install Ossia again to build them."
+        ) from error
     return library
 
 
