@@ -110,6 +110,7 @@ class EngineConfig:
     quantization: Literal["mxfp4"] | None = None  # None: as the checkpoint says
     load_format: Literal["auto", "dummy"] = "auto"
     attention_backend: Literal["auto", "TRITON", "FLASH_ATTN_3", "TORCH"] = "auto"
+    cpu_dense: Literal["int8", "bf16"] = "int8"  # weights outside the experts, on a CPU
     max_model_len: int | None = None  # tokens
     max_num_seqs: int | None = None  # sequences in one step
     max_num_batched_tokens: int | None = None  # tokens in one step
@@ -118,7 +119,7 @@ class EngineConfig:
     page_size: int = 16  # tokens
     enable_prefix_caching: bool = True
     seed: int = 0  # of requests without one, and of dummy weights
-    num_threads: int | None = None  # CPU threads of torch
+    num_threads: int | None = None  # CPU threads of the model
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "num_threads"):

@@ -67,6 +67,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
     devices, dtypes = ("auto", "cpu", "cuda"), ("auto", "bfloat16", "float32")
     formats, backends = ("auto", "dummy"), ("auto", "TRITON", "FLASH_ATTN_3", "TORCH")
+    dense = ("int8", "bf16")
     positive = whole_number(1)
     option("--device", choice(*devices), "|".join(devices), "where the model runs")
     option("--dtype", choice(*dtypes), "|".join(dtypes), "number format of all but the experts")
@@ -80,6 +81,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     option(
         "--attention-backend", choice(*backends), "|".join(backends), "implementation of attention"
     )
+    option("--cpu-dense", choice(*dense), "|".join(dense), "weights outside the experts, on a CPU")
     option("--max-model-len", token_count, "TOKENS", "prompt and answer together; 32k means 32768")
     option("--max-num-seqs", positive, "N", "sequences that run at the same time")
     option("--max-num-batched-tokens", token_count, "TOKENS", "tokens computed in one step")

@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from ossia.checkpoint.load import load_weights
+from ossia.checkpoint.native_load import load_native, native_weight_bytes
 from ossia.checkpoint.parts import Place, model_parts
 from ossia.checkpoint.resolve import ModelSource, resolve_model
 from ossia.config import ARCHITECTURE, EngineConfig, ModelConfig
@@ -41,6 +42,7 @@ from ossia.kernels.moe.prepare import unpacked_bytes
 from ossia.kernels.select import Kernels, select_kernels
 from ossia.model import model_class
 from ossia.model.gpt_oss import GptOssForCausalLM
+from ossia.model.native_weights import NativeWeights
 from ossia.model.weights import ModelWeights
 
 if TYPE_CHECKING:
@@ -72,7 +74,10 @@ def start_engine(
     torch.set_num_threads(choose_threads(config, model_config))
     dtype = choose_dtype(config, model_config, device)
     kernels = choose_kernels(config, model_config, device, dtype)
-    plan = _plan(model_config, config, device, dtype, fused=_is_fused(kernels))
+    if kernels.native is not None:
+        # What torch still does is short, and its threads would spin where the library's work.
+        torch.set_num_threads(1)
+    plan = _plan(model_config, config, device, dtype, kernels)
     for line in (*plan.lines(), *getattr(kernels, "reasons", ())):
         progress(line)
     weights = _load_and_warm_up(source, config, kernels, plan, device, dtype, progress)
@@ -142,7 +147,15 @@ def choose_kernels(
         ConfigError: the attention backend asked for cannot work here.
     """
     max_rows = config.max_num_seqs or GPU_MAX_SEQS
-    return select_kernels(device, dtype, config.attention_backend, model, max_rows)
+    return select_kernels(
+        device,
+        dtype,
+        config.attention_backend,
+        model,
+        max_rows,
+        cpu_dense=config.cpu_dense,
+        cpu_threads=choose_threads(config, model),
+    )
 
 
 def _load_and_warm_up(
@@ -153,7 +166,7 @@ def _load_and_warm_up(
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress,
-) -> ModelWeights:
+) -> ModelWeights | NativeWeights:
     """The weights; on return the kernels are ready and tested too."""
 
     def prepare() -> WarmedUp:
@@ -172,15 +185,26 @@ def _load_and_warm_up(
     else:
         warming = Beside(prepare, "warm-up")
     started = time.monotonic()
-    weights = load_weights(
-        source,
-        dtype=dtype,
-        device=device,
-        progress=progress,
-        quantization=config.quantization,
-        seed=config.seed,
-        place=_placement(kernels),
-    )
+    weights: ModelWeights | NativeWeights
+    if kernels.native is not None:
+        weights = load_native(
+            source,
+            kernels.native,
+            dtype=dtype,
+            progress=progress,
+            quantization=config.quantization,
+            seed=config.seed,
+        )
+    else:
+        weights = load_weights(
+            source,
+            dtype=dtype,
+            device=device,
+            progress=progress,
+            quantization=config.quantization,
+            seed=config.seed,
+            place=_placement(kernels),
+        )
     progress(f"Loaded {source.name} in {time.monotonic() - started:.1f} s.")
     if warming is not None:
         # Told from here: a socket belongs to one thread.
@@ -207,29 +231,32 @@ def _plan(
     config: EngineConfig,
     device: torch.device,
     dtype: torch.dtype,
-    *,
-    fused: bool,
+    kernels: Kernels,
 ) -> MemoryPlan:
     if device.type == "cuda":
         total = int(torch.cuda.mem_get_info(device)[1])
     else:
         total = int(psutil.virtual_memory().total)
-    weight_bytes = sum(
-        math.prod(part.shape) * (1 if part.kind in ("blocks", "scales") else dtype.itemsize)
-        for part in model_parts(model)
-    )
-    if not fused:
-        weight_bytes += unpacked_bytes(model, dtype)
     return plan_memory(
         model,
         config,
         device=device.type,
         itemsize=dtype.itemsize,
-        weight_bytes=weight_bytes,
+        weight_bytes=_weight_bytes(model, dtype, kernels),
         available_bytes=available_memory(device),
         total_bytes=total,
-        fused=fused,
+        fused=_is_fused(kernels),
     )
+
+
+def _weight_bytes(model: ModelConfig, dtype: torch.dtype, kernels: Kernels) -> int:
+    if kernels.native is not None:
+        return native_weight_bytes(model, kernels.native.dense, dtype.itemsize)
+    as_stored = sum(
+        math.prod(part.shape) * (1 if part.kind in ("blocks", "scales") else dtype.itemsize)
+        for part in model_parts(model)
+    )
+    return as_stored if _is_fused(kernels) else as_stored + unpacked_bytes(model, dtype)
 
 
 def _device_name(device: torch.device) -> str:

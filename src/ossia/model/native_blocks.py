@@ -61,8 +61,7 @@ class NativeBlocks:
     def logits(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Blocks`."""
         w = self._weights
-        if out is None:
-            out = torch.empty(len(x), w.config.vocab_size)
+        out = torch.empty(len(x), w.config.vocab_size) if out is None else out[: len(x)]
         if w.lm_head_ids is None:
             return head(self._context, w.norm, self._eps, w.lm_head, x.to(torch.float32), out)
         found = torch.empty(len(x), w.lm_head.rows)

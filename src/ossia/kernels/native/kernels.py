@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 
 from ossia.config import MXFP4_BLOCK, ModelConfig
 from ossia.kernels.native.blocks import DIM_STEP, MOST_GROUP
-from ossia.kernels.native.library import Context, open_context, status
+from ossia.kernels.native.library import THREADS_VARIABLE, Context, open_context, status
 from ossia.kernels.native.matrices import Kind
 
 DenseName = Literal["int8", "bf16"]  # of --cpu-dense
@@ -75,9 +76,11 @@ def native_kernels(dense: DenseName = "int8", threads: int | None = None) -> Nat
 
     Args:
         dense: how weights outside the experts are kept.
-        threads: None for one a core.
+        threads: None for one a core; OSSIA_CPU_THREADS is stronger.
 
     Raises:
         NativeUnavailable: there is no library, or not the level that the environment asks for.
     """
+    if os.environ.get(THREADS_VARIABLE):
+        threads = None
     return NativeKernels(open_context(threads=threads), DENSE_KINDS[dense])
