@@ -5,8 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-BINS = tl.constexpr(128)  # equal parts of the range in which thresholds are searched
-
 
 @triton.jit  # type: ignore[untyped-decorator]
 def allowed_chunk(  # type: ignore[no-untyped-def]
@@ -39,8 +37,8 @@ def keeps(x, weights, filter_ptr, min_p_ptr, row):  # type: ignore[no-untyped-de
     return (x >= tl.load(filter_ptr + row * 4 + 3)) & (weights >= tl.load(min_p_ptr + row))
 
 
-@triton.jit
-def bins_of(x, largest, inverse):  # type: ignore[no-untyped-def]
+@triton.jit  # type: ignore[untyped-decorator]
+def bins_of(x, largest, inverse, BINS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Number of the bin of x, 0 for the largest; the last for -inf and what is not finite."""
     place = (largest - x) * inverse
     return tl.where(place < BINS - 1, place, BINS - 1.0).to(tl.int32)

@@ -10,7 +10,7 @@ Launch shape: five small launches, none of which depends on the data for its siz
  1. `_measure`, a program a row: M, the mass, and how far below M a threshold can lie. The k-th
     largest of the chunks' maxima is no more than t_k; and tokens with w < (1 - top_p) mass / vocab
     hold too little together to reach into the nucleus.
- 2. `_count`, a program per chunk and row: how many logits fall into each of 128 equal bins of that
+ 2. `_count`, a program per chunk and row: how many logits fall into each of 256 equal bins of that
     range; what lies below it shares the last bin.
  3. `_bracket`, a program a row: the bins in which the thresholds must be. For t_k the counts say
     it exactly; for t_p they bound the mass, since all weights of a bin are alike up to a factor.
@@ -23,80 +23,108 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ossia.kernels.sampling.interface import Rows
-from ossia.kernels.sampling.triton_chunks import BINS, allowed_chunk, bins_of
+from ossia.kernels.sampling.triton_chunks import allowed_chunk, bins_of
+from ossia.kernels.sampling.triton_launch import Launcher
 from ossia.kernels.sampling.triton_search import search
 
 CAPACITY = 32768  # logits listed a row
-TILE = 1024  # listed logits compared at a time
+TILE = 4096  # listed logits compared at a time
+SEARCH_WARPS = 16
+BINS = 256  # equal parts of the range in which thresholds are searched
 
 
 class Chunks(NamedTuple):
     """What the first pass found, and how the vocabulary is cut."""
 
-    largest: Tensor  # float32 [rows, power of 2]
-    sums: Tensor  # float32 [rows, power of 2], relative to the chunk's largest
+    largest: Tensor  # float32, rows of a power of 2
+    sums: Tensor  # the same, relative to the chunk's largest
     columns: int
     size: int  # tokens in a chunk
     number: int  # of chunks
+    padded: int  # a power of 2
 
 
-def search_thresholds(logits: Tensor, rows: Rows, table: Tensor, chunks: Chunks) -> Tensor:
+def search_thresholds(
+    logits: Tensor,
+    rows: Rows,
+    table: Tensor,
+    chunks: Chunks,
+    launch: Launcher,
+    *,
+    bins: int = 0,
+    tile: int = 0,
+    warps: int = 0,
+) -> Tensor:
     """float32 [rows, 4]: the row's largest logit, its mass, an internal step, the least to keep.
 
     The mass is relative to the largest logit; NaN if an allowed logit is not finite. The least is
     -inf in rows that have neither a top_k nor a top_p.
+
+    Args:
+        logits: float32 [rows, vocab].
+        rows: parameters of each row; some row has a filter.
+        table: int32 [capacity, words], the masks.
+        chunks: what `_reduce` wrote.
+        launch: launches, and keeps the scratch.
+        bins, tile, warps: instead of BINS, TILE, SEARCH_WARPS; powers of 2.
     """
-    device = logits.device
-    count, padded = chunks.largest.shape
+    bins, tile, warps = bins or BINS, tile or TILE, warps or SEARCH_WARPS
+    count = len(rows.draws)
+    found = launch.buffer("found", count * 4, logits)
+    histogram = launch.buffer("histogram", count * bins, table)
+    bracket = launch.buffer("bracket", count * 4, table)
+    launch(
+        _measure,
+        (count, 1, 1),
+        (
+            chunks.largest,
+            chunks.sums,
+            rows.scales,
+            rows.top_ks,
+            rows.top_ps,
+            found,
+            histogram,
+            bracket,
+        ),
+        {
+            "VOCAB": chunks.columns,
+            "CHUNKS": chunks.number,
+            "CHUNKS_P2": chunks.padded,
+            "BINS": bins,
+        },
+        num_warps=4,
+    )
+    if not rows.searches:
+        return found
     shape = {
         "VOCAB": chunks.columns,
         "STRIDE": logits.stride(0),
         "WORDS": table.shape[1],
         "CHUNK": chunks.size,
     }
-    grid = (chunks.number, count)
-    found = torch.empty((count, 4), dtype=torch.float32, device=device)
-    histogram = torch.empty((count, BINS.value), dtype=torch.int32, device=device)
-    bracket = torch.empty((count, 4), dtype=torch.int32, device=device)
-    _measure[(count,)](
-        chunks.largest,
-        chunks.sums,
-        rows.scales,
-        rows.top_ks,
-        rows.top_ps,
-        found,
-        histogram,
-        bracket,
-        VOCAB=chunks.columns,
-        CHUNKS=chunks.number,
-        CHUNKS_P2=padded,
+    grid = (chunks.number, count, 1)
+    launch(
+        _count,
+        grid,
+        (logits, table, rows.masks, rows.top_ks, rows.top_ps, found, histogram),
+        {**shape, "BINS": bins},
         num_warps=4,
     )
-    if not rows.searches:
-        return found
-    _count[grid](
-        logits,
-        table,
-        rows.masks,
-        rows.top_ks,
-        rows.top_ps,
-        found,
-        histogram,
-        **shape,
+    launch(
+        _bracket,
+        (count, 1, 1),
+        (rows.scales, rows.top_ks, rows.top_ps, found, histogram, bracket),
+        {"BINS": bins},
         num_warps=4,
     )
-    _bracket[(count,)](
-        rows.scales, rows.top_ks, rows.top_ps, found, histogram, bracket, num_warps=4
-    )
-    masses = torch.empty_like(chunks.sums)
-    listed = torch.empty((count, CAPACITY), dtype=torch.float32, device=device)
-    _collect[grid](
+    masses = launch.buffer("masses", count * chunks.padded, logits)
+    listed = launch.buffer("listed", count * CAPACITY, logits)
+    tensors = (
         logits,
         table,
         rows.masks,
@@ -107,27 +135,27 @@ def search_thresholds(logits: Tensor, rows: Rows, table: Tensor, chunks: Chunks)
         bracket,
         masses,
         listed,
-        **shape,
-        CHUNKS_P2=padded,
-        CAPACITY=CAPACITY,
+    )
+    launch(
+        _collect,
+        grid,
+        tensors,
+        {**shape, "CHUNKS_P2": chunks.padded, "CAPACITY": CAPACITY, "BINS": bins},
         num_warps=4,
     )
-    search[(count,)](
-        logits,
-        table,
-        rows.masks,
-        rows.scales,
-        rows.top_ks,
-        rows.top_ps,
-        found,
-        bracket,
-        masses,
-        listed,
-        **{**shape, "CHUNK": TILE},
-        CHUNKS=chunks.number,
-        CHUNKS_P2=padded,
-        CAPACITY=CAPACITY,
-        num_warps=8,
+    launch(
+        search,
+        (count, 1, 1),
+        tensors,
+        {
+            **shape,
+            "CHUNK": tile,
+            "CHUNKS": chunks.number,
+            "CHUNKS_P2": chunks.padded,
+            "CAPACITY": CAPACITY,
+            "BINS": bins,
+        },
+        num_warps=warps,
     )
     return found
 
@@ -145,6 +173,7 @@ def _measure(  # type: ignore[no-untyped-def]
     VOCAB: tl.constexpr,
     CHUNKS: tl.constexpr,
     CHUNKS_P2: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     row = tl.program_id(0)
     scale = tl.load(scale_ptr + row)
@@ -191,6 +220,7 @@ def _count(  # type: ignore[no-untyped-def]
     STRIDE: tl.constexpr,
     WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     chunk = tl.program_id(0)
     row = tl.program_id(1)
@@ -198,13 +228,13 @@ def _count(  # type: ignore[no-untyped-def]
         return
     mask_row = tl.load(mask_ptr + row)
     x = allowed_chunk(logits_ptr, table_ptr, mask_row, row, chunk, VOCAB, STRIDE, WORDS, CHUNK)
-    place = bins_of(x, tl.load(found_ptr + row * 4), tl.load(found_ptr + row * 4 + 2))
+    place = bins_of(x, tl.load(found_ptr + row * 4), tl.load(found_ptr + row * 4 + 2), BINS)
     counts = tl.histogram(tl.reshape(place, [CHUNK]), BINS)
     target = histogram_ptr + row * BINS + tl.arange(0, BINS)
     tl.atomic_add(target, counts, mask=counts > 0, sem="relaxed")
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _bracket(  # type: ignore[no-untyped-def]
     scale_ptr,  # float32 [rows]
     top_k_ptr,  # int32 [rows]
@@ -212,6 +242,7 @@ def _bracket(  # type: ignore[no-untyped-def]
     found_ptr,  # float32 [rows, 4]
     histogram_ptr,  # int32 [rows, BINS]
     bracket_ptr,  # int32 [rows, 4]; written: first bin, last bin, logits in the bins before
+    BINS: tl.constexpr,
 ):
     row = tl.program_id(0)
     top_k = tl.load(top_k_ptr + row)
@@ -273,6 +304,7 @@ def _collect(  # type: ignore[no-untyped-def]
     CHUNK: tl.constexpr,
     CHUNKS_P2: tl.constexpr,
     CAPACITY: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     chunk = tl.program_id(0)
     row = tl.program_id(1)
@@ -282,7 +314,7 @@ def _collect(  # type: ignore[no-untyped-def]
     x = allowed_chunk(logits_ptr, table_ptr, mask_row, row, chunk, VOCAB, STRIDE, WORDS, CHUNK)
     x = tl.reshape(x, [CHUNK])
     largest = tl.load(found_ptr + row * 4)
-    place = bins_of(x, largest, tl.load(found_ptr + row * 4 + 2))
+    place = bins_of(x, largest, tl.load(found_ptr + row * 4 + 2), BINS)
     first = tl.load(bracket_ptr + row * 4)
     last = tl.load(bracket_ptr + row * 4 + 1)
     weights = tl.exp2((x - largest) * tl.load(scale_ptr + row))

@@ -19,7 +19,6 @@ A number that is not finite shows in the sums: 2 ** (NaN - m) and 2 ** (inf - in
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -28,6 +27,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from ossia.kernels.sampling.interface import Edits, Rows
 from ossia.kernels.sampling.triton_chunks import allowed_chunk, keeps
 from ossia.kernels.sampling.triton_filters import Chunks, search_thresholds
+from ossia.kernels.sampling.triton_launch import Launcher
 
 CHUNK = 2048  # tokens; 99 chunks of gpt-oss's vocabulary
 EDITS = 256  # logits edited at a time by a program
@@ -42,73 +42,60 @@ def sample_rows(
     last_tokens: Tensor,
     *,
     columns: int,
+    launch: Launcher | None = None,
     chunk: int = CHUNK,
     warps: tuple[int, int] = (4, 8),
     pdl: bool = False,
+    search: dict[str, int] | None = None,
 ) -> None:
     """See `reference.sample_rows`. Only launches kernels; logits are not changed.
 
     Args:
+        launch: remembers kernels and scratch from call to call, on one stream.
         chunk: tokens a program, a power of 2 and at least 32.
         warps: of the two kernels.
         pdl: use programmatic dependent launch (compute capability 9.0 and later).
+        search: keyword arguments of `search_thresholds`.
     """
+    launch = launch or Launcher()
     count = len(rows.draws)
     chunks = -(-columns // chunk)
     padded = triton.next_power_of_2(chunks)
-    largest = torch.empty((count, padded), dtype=torch.float32, device=logits.device)
-    sums = torch.empty_like(largest)
+    largest = launch.buffer("largest", count * padded, logits)
+    sums = launch.buffer("sums", count * padded, logits)
     shape = {"VOCAB": columns, "STRIDE": logits.stride(0), "WORDS": table.shape[1], "CHUNK": chunk}
-    launch_pdl = {"launch_pdl": True} if pdl else {}
-    grid = (chunks, count)
-
-    def reduce(filters: Tensor, *, filtered: bool) -> None:
-        _reduce[grid](
-            logits,
-            table,
-            rows.masks,
-            rows.scales,
-            rows.min_ps,
-            filters,
-            largest,
-            sums,
-            **shape,
-            CHUNKS_P2=padded,
-            FILTER=filtered,
-            PDL=pdl,
-            num_warps=warps[0],
-            **launch_pdl,
-        )
+    options = {"launch_pdl": True} if pdl else {}
+    grid = (chunks, count, 1)
+    described = (logits, table, rows.masks, rows.scales, rows.min_ps)
 
     filters = largest  # not read where there are none
-    reduce(filters, filtered=False)
-    if rows.filters:
-        filters = search_thresholds(
-            logits, rows, table, Chunks(largest, sums, columns, chunk, chunks)
+    for filtered in (False, True)[: 1 + rows.filters]:
+        if filtered:
+            cut = Chunks(largest, sums, columns, chunk, chunks, padded)
+            filters = search_thresholds(logits, rows, table, cut, launch, **(search or {}))
+        launch(
+            _reduce,
+            grid,
+            (*described, filters, largest, sums),
+            {**shape, "CHUNKS_P2": padded, "FILTER": filtered, "PDL": pdl},
+            num_warps=warps[0],
+            **options,
         )
-        reduce(filters, filtered=True)
-    _pick[(count,)](
-        logits,
-        table,
-        rows.masks,
-        rows.scales,
-        rows.min_ps,
-        filters,
-        largest,
-        sums,
-        rows.draws,
-        rows.forced,
-        slots,
-        last_tokens,
-        result,
-        **shape,
-        RESULTS=result.stride(0),
-        CHUNKS=chunks,
-        CHUNKS_P2=padded,
-        FILTER=rows.filters,
-        PDL=pdl,
+    launch(
+        _pick,
+        (count, 1, 1),
+        (*described, filters, largest, sums, rows.draws, rows.forced, result, slots, last_tokens),
+        {
+            **shape,
+            "RESULTS": result.stride(0),
+            "CHUNKS": chunks,
+            "CHUNKS_P2": padded,
+            "FILTER": rows.filters,
+            "PDL": pdl,
+        },
+        loose=2,
         num_warps=warps[1],
-        **launch_pdl,
+        **options,
     )
 
 
@@ -182,9 +169,9 @@ def _pick(  # type: ignore[no-untyped-def]
     sum_ptr,  # float32 [rows, CHUNKS_P2]
     draw_ptr,  # float64 [rows]
     forced_ptr,  # int32 [rows]
+    result_ptr,  # int32 [2, RESULTS]
     slot_ptr,  # int32 [rows]
     last_ptr,  # int32 [slots]
-    result_ptr,  # int32 [2, RESULTS]
     VOCAB: tl.constexpr,
     STRIDE: tl.constexpr,
     WORDS: tl.constexpr,

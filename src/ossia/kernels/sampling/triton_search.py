@@ -3,12 +3,15 @@
 Computes: t_k, the largest x with at least top_k logits >= it; t_p, the largest x whose tokens >= it
 hold top_p of the mass of those >= t_k; the larger of both.
 
-Bytes to move: the listed logits, 16 times at most, from the L2 cache.
+Bytes to move: the listed logits, once from the L2 cache and some 12 to 18 times from the L1.
 
 Launch shape: one program a row. Logits become integers in their order, and a threshold is found
-four bits at a time: 16 candidates are compared with every logit, 8 times. Masses are summed in
-float64, so the order of the list does not matter. A list that was too long for its buffer (many
-equal logits, say) is not used: the row itself is read then, which is right but slow.
+two bits at a time, from the least to the largest of the list: three candidates are compared with
+every logit, some 12 times. Each thread adds up its own part over all tiles, so that threads meet
+once a digit and not once a tile: that exchange takes longer than the additions. Masses are summed
+in float64, so the order of the list does not matter. A list that was too long for its buffer is
+not used: the row itself is read then, which is right but slow. Many equal logits are not slow,
+as they leave no digits to search.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ def search(  # type: ignore[no-untyped-def]
     CHUNKS: tl.constexpr,
     CHUNKS_P2: tl.constexpr,
     CAPACITY: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     row = tl.program_id(0)
     top_k = tl.load(top_k_ptr + row)
@@ -54,78 +58,100 @@ def search(  # type: ignore[no-untyped-def]
     before = tl.load(bracket_ptr + row * 4 + 2)
     count = tl.load(bracket_ptr + row * 4 + 3)
     tiles = tl.cdiv(tl.where(count <= CAPACITY, count, VOCAB), CHUNK)
-    digit = tl.arange(0, 16)
     LOWEST: tl.constexpr = -(2**31)
+    FIELD: tl.constexpr = 21  # bits of a packed count; a row has fewer logits
+    FIELD_MASK: tl.constexpr = 2**21 - 1
 
     lowest = tl.full([], 2**31 - 1, tl.int32)
     highest = tl.full([], LOWEST, tl.int32)
     for tile in range(tiles):
         x = _tile(
             logits_ptr, table_ptr, listed_ptr, mask_row, row, tile, count, largest,
-            inverse, first, last, VOCAB, STRIDE, WORDS, CHUNK, CAPACITY,
+            inverse, first, last, VOCAB, STRIDE, WORDS, CHUNK, CAPACITY, BINS,
         )  # fmt: skip
         keys = _keys(x)
         lowest = tl.minimum(lowest, tl.min(tl.where(x > float("-inf"), keys, lowest), 0))
         highest = tl.maximum(highest, tl.max(keys, 0))
-    # The integers are shifted to 0 .. 2^32 - 1, where a prefix of bits is a lower bound. Digits
-    # that all of them share need no search.
-    differ = (lowest ^ highest).to(tl.int64) & 0xFFFFFFFF
-    places = tl.arange(0, 8)
-    ahead = (places > 0) & ((differ >> (32 - 4 * places).to(tl.int64)) == 0)
-    shared = tl.sum(ahead.to(tl.int32), 0)
-    rest = (32 - 4 * shared).to(tl.int64)
-    start = ((lowest.to(tl.int64) - LOWEST) >> rest) << rest
+    # A threshold is `bottom` plus as many digits of base 4 as the listed keys differ in.
+    bottom = lowest.to(tl.int64)
+    top = highest.to(tl.int64)
+    span = tl.maximum(top - bottom, 0)
+    places = tl.arange(0, 16).to(tl.int64)
+    digits = tl.sum(((span >> (2 * places)) != 0).to(tl.int32), 0)
 
-    least = tl.full([], 0, tl.int64)
-    if (top_k > 0) & (before + count >= top_k):
-        least = start
-        for step in range(shared, 8):
-            bounds = (least + (digit.to(tl.int64) << (28 - 4 * step)) + LOWEST).to(tl.int32)
-            counts = tl.zeros([16], tl.int32)
+    searches_k = (top_k > 0) & (before + count >= top_k)
+    least = tl.full([], LOWEST, tl.int64)
+    if searches_k:
+        least = bottom
+        for step in range(digits):
+            unit = tl.full([], 1, tl.int64) << (2 * (digits - 1 - step)).to(tl.int64)
+            first_bound = tl.minimum(least + unit, top).to(tl.int32)
+            second_bound = tl.minimum(least + 2 * unit, top).to(tl.int32)
+            third_bound = tl.minimum(least + 3 * unit, top).to(tl.int32)
+            packed = tl.zeros([CHUNK], tl.int64)
             for tile in range(tiles):
                 x = _tile(
                     logits_ptr, table_ptr, listed_ptr, mask_row, row, tile, count, largest,
-                    inverse, first, last, VOCAB, STRIDE, WORDS, CHUNK, CAPACITY,
+                    inverse, first, last, VOCAB, STRIDE, WORDS, CHUNK, CAPACITY, BINS,
                 )  # fmt: skip
-                counts += tl.sum((_keys(x)[:, None] >= bounds[None, :]).to(tl.int32), 0)
-            chosen = tl.max(tl.where(before + counts >= top_k, digit, 0), 0)
-            least += chosen.to(tl.int64) << (28 - 4 * step)
+                keys = _keys(x)
+                packed += (keys >= first_bound).to(tl.int64)
+                packed += (keys >= second_bound).to(tl.int64) << FIELD
+                packed += (keys >= third_bound).to(tl.int64) << (2 * FIELD)
+            counts = tl.sum(packed, 0)
+            needed = (top_k - before).to(tl.int64)
+            digit = ((counts & FIELD_MASK) >= needed).to(tl.int64)
+            digit += (((counts >> FIELD) & FIELD_MASK) >= needed).to(tl.int64)
+            digit += ((counts >> (2 * FIELD)) >= needed).to(tl.int64)
+            least += digit * unit
+        least = tl.minimum(least, top)
 
     if top_p < 1.0:
         index = tl.arange(0, CHUNKS_P2)
         masses = tl.load(mass_ptr + row * CHUNKS_P2 + index, mask=index < CHUNKS, other=0.0)
         above = tl.sum(masses.to(tl.float64), 0)
-        available = above
-        bound = (least + LOWEST).to(tl.int32)
+        bound = least.to(tl.int32)
+        listed = tl.zeros([CHUNK], tl.float64)
         for tile in range(tiles):
             x = _tile(
                 logits_ptr, table_ptr, listed_ptr, mask_row, row, tile, count, largest,
-                inverse, first, last, VOCAB, STRIDE, WORDS, CHUNK, CAPACITY,
+                inverse, first, last, VOCAB, STRIDE, WORDS, CHUNK, CAPACITY, BINS,
             )  # fmt: skip
-            weights = tl.exp2((x - largest) * scale).to(tl.float64)
-            available += tl.sum(tl.where(_keys(x) >= bound, weights, 0.0), 0)
+            weights = tl.exp2((x - largest) * scale)
+            listed += tl.where(_keys(x) >= bound, weights, 0.0).to(tl.float64)
+        available = above + tl.sum(listed, 0)
         wanted = top_p.to(tl.float64) * tl.where(top_k > 0, available, total)
         # Rounding must not ask for more than there is.
         wanted = tl.minimum(wanted, available * (1.0 - 1e-12))
-        nucleus = start
-        for step in range(shared, 8):
-            bounds = (nucleus + (digit.to(tl.int64) << (28 - 4 * step)) + LOWEST).to(tl.int32)
-            held = tl.zeros([16], tl.float64)
+        nucleus = bottom
+        for step in range(digits):
+            unit = tl.full([], 1, tl.int64) << (2 * (digits - 1 - step)).to(tl.int64)
+            first_bound = tl.minimum(nucleus + unit, top).to(tl.int32)
+            second_bound = tl.minimum(nucleus + 2 * unit, top).to(tl.int32)
+            third_bound = tl.minimum(nucleus + 3 * unit, top).to(tl.int32)
+            one = tl.zeros([CHUNK], tl.float64)
+            two = tl.zeros([CHUNK], tl.float64)
+            three = tl.zeros([CHUNK], tl.float64)
             for tile in range(tiles):
                 x = _tile(
                     logits_ptr, table_ptr, listed_ptr, mask_row, row, tile, count, largest,
-                    inverse, first, last, VOCAB, STRIDE, WORDS, CHUNK, CAPACITY,
+                    inverse, first, last, VOCAB, STRIDE, WORDS, CHUNK, CAPACITY, BINS,
                 )  # fmt: skip
-                weights = tl.exp2((x - largest) * scale).to(tl.float64)
-                inside = _keys(x)[:, None] >= bounds[None, :]
-                held += tl.sum(tl.where(inside, weights[:, None], 0.0), 0)
-            chosen = tl.max(tl.where(above + held >= wanted, digit, 0), 0)
-            nucleus += chosen.to(tl.int64) << (28 - 4 * step)
-        least = tl.maximum(least, nucleus)
+                keys = _keys(x)
+                weights = tl.exp2((x - largest) * scale)
+                one += tl.where(keys >= first_bound, weights, 0.0).to(tl.float64)
+                two += tl.where(keys >= second_bound, weights, 0.0).to(tl.float64)
+                three += tl.where(keys >= third_bound, weights, 0.0).to(tl.float64)
+            digit = (above + tl.sum(one, 0) >= wanted).to(tl.int64)
+            digit += (above + tl.sum(two, 0) >= wanted).to(tl.int64)
+            digit += (above + tl.sum(three, 0) >= wanted).to(tl.int64)
+            nucleus += digit * unit
+        least = tl.maximum(least, tl.minimum(nucleus, top))
 
-    key = (least + LOWEST).to(tl.int32)
+    key = least.to(tl.int32)
     bits = key ^ ((key >> 31) & 0x7FFFFFFF)
-    threshold = tl.where(least > 0, bits.to(tl.float32, bitcast=True), float("-inf"))
+    found = (searches_k | (top_p < 1.0)) & (count > 0)
+    threshold = tl.where(found, bits.to(tl.float32, bitcast=True), float("-inf"))
     tl.store(found_ptr + row * 4 + 3, threshold)
 
 
@@ -147,6 +173,7 @@ def _tile(  # type: ignore[no-untyped-def]
     WORDS: tl.constexpr,
     CHUNK: tl.constexpr,
     CAPACITY: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     """Logits [CHUNK] of the bracket, -inf for others: of the list, or of the row if it is long."""
     if count <= CAPACITY:
@@ -158,7 +185,7 @@ def _tile(  # type: ignore[no-untyped-def]
             logits_ptr, table_ptr, mask_row, row, tile, VOCAB, STRIDE, WORDS, CHUNK
         )
         x = tl.reshape(part, [CHUNK])
-        place = bins_of(x, largest, inverse)
+        place = bins_of(x, largest, inverse, BINS)
         x = tl.where((place >= first) & (place <= last), x, float("-inf"))
     return x
 
