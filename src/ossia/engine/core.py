@@ -102,6 +102,10 @@ class EngineCore:
         """Get ready for the first constraint, in a thread. Without this, that one waits for it."""
         self._grammars.prepare()
 
+    def prepare_ahead(self) -> bool:
+        """Call while there is no work: False if there is nothing left to prepare for later."""
+        return self._runner.prepare_ahead()
+
     def add(self, message: Generate) -> None:
         """Queue a sequence. One that cannot run gets an error chunk in the next step."""
         request_id, params, constraint = message.request_id, message.params, message.constraint

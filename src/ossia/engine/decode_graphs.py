@@ -46,6 +46,13 @@ class DecodeGraphs:
         """The number of rows that run for this many."""
         return self._sizes[bisect_left(self._sizes, rows)]
 
+    def missing(self) -> int | None:
+        """A bucket without a graph, those of the most common batch sizes first; None: none."""
+        if not self._capturable:
+            return None
+        left = [size for size in self._sizes if size not in self._graphs]
+        return min(left, key=lambda size: (size.bit_count(), size), default=None)
+
     def run(self, rows: int) -> Tensor:
         """Enqueue a step; `rows` is a bucket's size. The result lives until the next step."""
         found = self._graphs.get(rows)

@@ -28,6 +28,7 @@ from ossia.engine.sampling_state import SamplingState
 from ossia.engine.step_plan import ScheduledSequence
 from ossia.engine.step_runner import StepResult
 from ossia.kernels.decode_step.reference import (
+    NEW_PAGE,
     PADDING,
     WINDOW_PAGES,
     decode_buffers,
@@ -147,6 +148,21 @@ class GpuRunner:
         self.model_seconds += flight.begun.elapsed_time(flight.computed) / 1e3
         return result
 
+    @torch.inference_mode()
+    def prepare_ahead(self) -> bool:
+        """Capture one more graph, on rows of padding."""
+        rows = self._graphs.missing()
+        if rows is None:
+            return False
+        with torch.cuda.stream(self._stream):
+            # Token 0 at position 0 of seat 0, its keys in the scratch page.
+            self._buffers.records.zero_()
+            self._buffers.records[:, NEW_PAGE] = -1
+            self._buffers.records[:, PADDING] = 1
+            self._graphs.run(rows)
+            self._stream.synchronize()
+        return True
+
     def drop(self, flight: GpuFlight) -> None:
         """See `StepRunner`. What is enqueued runs to its end."""
         self._forget_tables()
@@ -209,7 +225,7 @@ class GpuRunner:
         buffers = self._buffers.first(rows)
         begin_decode(buffers, self._tables, self._last_tokens, self._model.embedding)
         x = self._model.run_layers(buffers.x, buffers.batch, self._caches)
-        return self._model.logits(x, self._logits[:rows])
+        return self._model.logits(x, self._logits)
 
     def _start_mixed(self, sequences: Sequence[ScheduledSequence]) -> tuple[Tensor, Tensor]:
         batch = build_batch(sequences, self._page_size, self._device)
@@ -228,7 +244,7 @@ class GpuRunner:
         x = self._model.run_layers(x, batch, self._caches)
         if not len(slots):
             return x, slots
-        return self._model.logits(x.index_select(0, batch.logit_rows)), slots
+        return self._model.logits(x.index_select(0, batch.logit_rows), self._logits), slots
 
 
 def _timing_event() -> torch.cuda.Event:

@@ -105,7 +105,8 @@ def run(core: EngineCore, wire: Wire) -> None:
     """Step while there is work, until Shutdown."""
     sent = core.stats
     while True:
-        for message in wire.receive(wait=not core.has_work):
+        idle = not core.has_work
+        for message in wire.receive(wait=idle and not core.prepare_ahead()):
             match message:
                 case Generate():
                     core.add(message)

@@ -99,6 +99,10 @@ class Runner:
         assert flight.result is not None
         return flight.result
 
+    def prepare_ahead(self) -> bool:
+        """Nothing: what a step needs is there."""
+        return False
+
     def drop(self, flight: Flight) -> None:
         """Nothing to do: whatever began is over."""
 

@@ -90,6 +90,13 @@ class StepRunner(Protocol[Flight]):
         """Wait for the tokens of the oldest flight, which is sampled, and forget it."""
         ...
 
+    def prepare_ahead(self) -> bool:
+        """Use a moment without work for what would delay a later step; False if nothing is left.
+
+        Takes some hundredths of a second at most. No flight is out.
+        """
+        ...
+
     def drop(self, flight: Flight) -> None:
         """Forget a flight whose tokens nobody wants; what is enqueued for it may still run.
 

@@ -39,7 +39,10 @@ class Blocks(Protocol[Step]):
         """x + experts(norm(x))."""
 
     def logits(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """x [rows, hidden] -> float32 [rows, vocab], in `out` where that is given."""
+        """x [rows, hidden] -> float32 [rows, vocab].
+
+        They are the first rows of `out`, where that is given; its further rows may change too.
+        """
 
 
 def make_blocks(
@@ -117,4 +120,4 @@ class PlainBlocks:
         """See `Blocks`."""
         normed = self._kernels.rms_norm(x, self._weights.norm, self._config.rms_norm_eps)
         found = self._logits(normed)
-        return found if out is None else out.copy_(found)
+        return found if out is None else out[: len(x)].copy_(found)

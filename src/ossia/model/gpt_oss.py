@@ -54,5 +54,5 @@ class GptOssForCausalLM:
 
     @torch.no_grad()
     def logits(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """x [rows, hidden] -> float32 [rows, vocab], in `out` where that is given."""
+        """x [rows, hidden] -> float32 [rows, vocab]; see `Blocks`."""
         return self._blocks.logits(x, out)

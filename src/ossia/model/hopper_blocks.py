@@ -35,11 +35,12 @@ from ossia.kernels.rms_norm.triton_norm import rms_norm
 from ossia.kernels.router.triton_combine import combine
 from ossia.kernels.router.triton_few import route_and_group
 from ossia.kernels.router.triton_one import route_one
-from ossia.kernels.thresholds import OUT_FEW_TOKENS, QKV_FEW_TOKENS
+from ossia.kernels.thresholds import HEAD_FEW_ROWS, OUT_FEW_TOKENS, QKV_FEW_TOKENS
 from ossia.model.batch import ForwardBatch, LayerCache
 from ossia.model.rotary import RotaryEmbedding
 from ossia.model.weights import ModelWeights
 
+HEAD_STEP = 128  # rows of the head are computed in multiples of this, where the library does it
 FEW_EXPERT_TOKENS = 512  # beyond, experts are bound by arithmetic
 
 
@@ -143,5 +144,22 @@ class HopperBlocks:
     def logits(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Blocks`."""
         w, eps = self._weights, self._config.rms_norm_eps
-        run = logits_one if len(x) == 1 else logits_many
-        return run(x, w.norm, eps, w.lm_head, pdl=self._pdl, out=out)
+        rows = len(x)
+        if rows == 1:
+            out = None if out is None else out[:1]
+            return logits_one(x, w.norm, eps, w.lm_head, pdl=self._pdl, out=out)
+        padded = _head_rows(rows)
+        if out is not None and padded > len(out):
+            padded = rows
+        x = torch.nn.functional.pad(x, (0, 0, 0, padded - rows))
+        out = None if out is None else out[:padded]
+        return logits_many(x, w.norm, eps, w.lm_head, pdl=self._pdl, out=out)[:rows]
+
+
+def _head_rows(rows: int) -> int:
+    """How many rows of logits are computed for this many.
+
+    The library has another kernel for every eight rows, and loading one takes a quarter of a
+    second when it is first used. The head is bound by its weights: more rows cost little.
+    """
+    return rows if rows <= HEAD_FEW_ROWS else -(-rows // HEAD_STEP) * HEAD_STEP
