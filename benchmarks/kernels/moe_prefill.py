@@ -5,42 +5,60 @@
 Prints a line of JSON for each configuration, the expected best first. Routing is random, so experts
 get about, not exactly, the same number of rows. Layers with weights of their own take turns. The
 floor is the larger of the arithmetic at 800 TFLOP/s and the weights at 3.0 TB/s. `--quick` tries
-only the default configuration.
+only the default configurations. Long runs make the chip slow down, so compare neighbours.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from benchmarks.kernels.timing import graph_microseconds, report, report_error
 from ossia.kernels.moe.cuda_prefill import (
-    ROWS_A_TILE,
+    DEFAULT,
+    FEW,
     PrefillConfig,
+    default_config,
     experts_many,
     gate_up_many,
     prefill_kernels,
+    rows_a_tile,
 )
 from ossia.kernels.moe.hopper_layout import HopperExperts
 from ossia.kernels.router.groups import Groups, group
 
 LAYERS, EXPERTS, HIDDEN, INTERMEDIATE, K = 4, 32, 2880, 2880, 4
 ALPHA, LIMIT = 1.702, 7.0
-TOKENS = (8000, 8192, 4096, 2048, 1024, 640)
+TOKENS = (640, 768, 1024, 1536, 2048, 4096, 8000, 8192)
 OPERATIONS_PER_US = 800e6
 BYTES_PER_US = 3.0e6
 REPEATS = 5
-CONFIGS = (
-    PrefillConfig(),
-    PrefillConfig(stagger=0),
-    PrefillConfig(stagger=1),
-    PrefillConfig(stagger=3),
-    PrefillConfig(lag=1, stagger=2),
-    PrefillConfig(lag=3, stagger=1),
-    PrefillConfig(stages=5, stagger=1),
+GATHERED = replace(DEFAULT, cluster=1, placed=False)  # without a copy of the rows of x
+# Tokens, and what to try beside the defaults.
+ALTERNATIVES = (
+    (640, replace(FEW, depth=2)),
+    (640, replace(FEW, cluster=1)),
+    (640, replace(FEW, cluster=1, placed=False)),
+    (640, replace(FEW, stagger=1)),
+    (640, GATHERED),
+    (1024, replace(FEW, cluster=1)),
+    (1024, DEFAULT),
+    (1024, GATHERED),
+    (2048, DEFAULT),
+    (2048, FEW),
+    (4096, FEW),
+    (8000, FEW),
+    (8000, replace(DEFAULT, depth=4)),
+    (8000, replace(DEFAULT, cluster=1)),
+    (8000, GATHERED),
+    (8000, DEFAULT),
+    (8000, replace(DEFAULT, stagger=1)),
+    (8000, replace(DEFAULT, stagger=2)),
+    (8000, replace(DEFAULT, stages=5)),
 )
 
 
@@ -77,7 +95,7 @@ def floor_us(tokens: int, matrices: int) -> float:
 def measure(layers: list[HopperExperts], tokens: int, config: PrefillConfig) -> None:
     x = torch.randn(tokens, HIDDEN, device="cuda").bfloat16()
     chosen = torch.rand(tokens, EXPERTS, device="cuda").topk(K).indices.int()
-    groups = group(chosen, EXPERTS, ROWS_A_TILE)
+    groups = group(chosen, EXPERTS, config.rows)
     prefill_kernels(HIDDEN, INTERMEDIATE, K, config, torch.cuda.current_device())
     parts: list[tuple[str, int, Callable[..., Tensor]]] = [
         ("experts_many", 3, experts_many),
@@ -103,12 +121,12 @@ def replay(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="only the default configuration")
+    parser.add_argument("--quick", action="store_true", help="only the default configurations")
     quick = parser.parse_args().quick
     layers = [random_experts() for _ in range(LAYERS)]
-    cases = [(tokens, CONFIGS[0]) for tokens in TOKENS]
+    cases = [(tokens, default_config(rows_a_tile(tokens * K, EXPERTS))) for tokens in TOKENS]
     if not quick:
-        cases += [(8000, config) for config in CONFIGS[1:]]
+        cases += ALTERNATIVES
     for tokens, config in cases:
         try:
             measure(layers, tokens, config)

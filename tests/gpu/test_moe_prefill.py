@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ pytestmark = [
     ),
 ]
 K, ALPHA, LIMIT = 4, 1.702, 7.0
+WAIT_LIMIT_NS = 2_000_000_000
 TOLERANCE = 5e-3  # norm of the difference over the norm
 SMALL = (8, 320, 192)  # experts, hidden (its last tile is a half), intermediate
 LARGE = (32, 2880, 2880)
@@ -36,7 +40,12 @@ def prefill():
 
 @pytest.fixture
 def careful(prefill):
-    return prefill.PrefillConfig(wait_limit_ns=2_000_000_000)
+    return replace(prefill.DEFAULT, wait_limit_ns=WAIT_LIMIT_NS)
+
+
+@pytest.fixture
+def careful_few(prefill):
+    return replace(prefill.FEW, wait_limit_ns=WAIT_LIMIT_NS)
 
 
 def random_matrix(experts: int, rows: int, columns: int) -> Mxfp4Tensor:
@@ -88,12 +97,14 @@ def truth(x: Tensor, groups: Groups, weights: ExpertWeights) -> tuple[Tensor, Te
     return torch.cat(hs), y
 
 
-def natural(h: Tensor, groups: Groups) -> Tensor:
+def natural(
+    h: Tensor, groups: Groups, config: Any, padded_rows: Callable[[int, Any], int]
+) -> Tensor:
     """h as the first half leaves it -> [rows, intermediate] in sorted order."""
     width = h.shape[1]
     out = torch.full((len(groups.pair_of_row), width), torch.nan, device="cuda")
     for expert, first, rows, _ in groups.work[: groups.num_work.item()].tolist():
-        padded = next(size for size in (64, 128, 256) if size >= rows)
+        padded = padded_rows(rows, config)
         tile = h[first + 127 * expert :][:padded].reshape(width // 64, padded, 8, 8)
         row = torch.arange(padded, device="cuda")[:, None]
         places = torch.arange(8, device="cuda") ^ (row % 8)
@@ -147,7 +158,7 @@ def run_both(prefill, config, x: Tensor, groups: Groups, weights: ExpertWeights)
     poison(shape)
     h = prefill.gate_up_many(x, groups, experts, ALPHA, LIMIT, config=config)
     torch.cuda.synchronize()
-    check("h", natural(h, groups), h_true, groups, in_order)
+    check("h", natural(h, groups, config, prefill.padded_rows), h_true, groups, in_order)
     del h
     poison(shape, (pairs, experts.hidden))
     y = prefill.experts_many(x, groups, experts, ALPHA, LIMIT, config=config)
@@ -167,7 +178,7 @@ def test_one_hot_tokens_show_single_columns_of_the_weights(prefill, careful):
     groups = group(chosen.int(), count, prefill.ROWS_A_TILE)
     h_true, _ = truth(x, groups, weights)
     h = prefill.gate_up_many(x, groups, to_hopper(weights), ALPHA, LIMIT, config=careful)
-    found = natural(h, groups)
+    found = natural(h, groups, careful, prefill.padded_rows)
     wrong = ((found - h_true).abs() > 0.02 * (1 + h_true.abs())) | ~torch.isfinite(found)
     column = groups.pair_of_row.long() // K
     bad = column[wrong.any(1)].unique()
@@ -189,6 +200,42 @@ def test_small_experts_agree_with_float64(prefill, careful, tokens, routing):
     run_both(prefill, careful, x, groups, random_experts(*SMALL))
 
 
+@pytest.mark.parametrize("routing", ["even", "skewed"])
+@pytest.mark.parametrize("tokens", [1, 40, 130, 700])
+def test_small_tiles_agree_with_float64(prefill, careful_few, tokens, routing):
+    count, hidden, _ = SMALL
+    x = torch.randn(tokens, hidden, device="cuda").bfloat16()
+    groups = group(choices(tokens, count, routing), count, careful_few.rows)
+    run_both(prefill, careful_few, x, groups, random_experts(*SMALL))
+
+
+@pytest.mark.parametrize(
+    ("tiles", "change"),
+    [
+        (64, {}),
+        (128, {"cluster": 1}),
+        (128, {"depth": 2}),
+        (256, {"depth": 4, "stagger": 1}),
+        (256, {"cluster": 1, "placed": False, "stagger": 2}),
+    ],
+)
+def test_other_configurations_agree_with_float64(prefill, careful, careful_few, tiles, change):
+    tokens, (count, hidden, _) = 300, SMALL
+    config = replace(careful if tiles == 256 else careful_few, **change)
+    x = torch.randn(tokens, hidden, device="cuda").bfloat16()
+    groups = group(choices(tokens, count, "skewed"), count, tiles)
+    run_both(prefill, config, x, groups, random_experts(*SMALL))
+
+
+@pytest.mark.parametrize(("tokens", "routing"), [(640, "even"), (1100, "even"), (1500, "skewed")])
+def test_small_tiles_in_the_geometry_of_gpt_oss_agree_with_float64(
+    prefill, careful_few, tokens, routing
+):
+    x = torch.randn(tokens, LARGE[1], device="cuda").bfloat16()
+    groups = group(choices(tokens, LARGE[0], routing), LARGE[0], careful_few.rows)
+    run_both(prefill, careful_few, x, groups, random_experts(*LARGE))
+
+
 @pytest.mark.parametrize(("tokens", "routing"), [(600, "even"), (1500, "skewed"), (8000, "even")])
 def test_the_geometry_of_gpt_oss_agrees_with_float64(prefill, careful, tokens, routing):
     x = torch.randn(tokens, LARGE[1], device="cuda").bfloat16()
@@ -196,19 +243,20 @@ def test_the_geometry_of_gpt_oss_agrees_with_float64(prefill, careful, tokens, r
     run_both(prefill, careful, x, groups, random_experts(*LARGE))
 
 
-def test_a_graph_follows_new_routing_and_repeats_its_bits(prefill):
+@pytest.mark.parametrize("tiles", [128, 256])
+def test_a_graph_follows_new_routing_and_repeats_its_bits(prefill, tiles):
     count, hidden, _ = SMALL
     tokens = 700
     weights = random_experts(*SMALL)
     experts = to_hopper(weights)
     x = torch.randn(tokens, hidden, device="cuda").bfloat16()
-    groups = group(choices(tokens, count, "even"), count, prefill.ROWS_A_TILE)
+    groups = group(choices(tokens, count, "even"), count, tiles)
     prefill.experts_many(x, groups, experts, ALPHA, LIMIT)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y = prefill.experts_many(x, groups, experts, ALPHA, LIMIT)
-    other = group(choices(tokens, count, "skewed"), count, prefill.ROWS_A_TILE)
+    other = group(choices(tokens, count, "skewed"), count, tiles)
     for name in ("offsets", "pair_of_row", "work", "num_work"):
         getattr(groups, name).copy_(getattr(other, name))
     graph.replay()

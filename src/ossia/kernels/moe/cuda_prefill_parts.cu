@@ -8,17 +8,20 @@ typedef unsigned long long u64;
 static_assert(HIDDEN % 64 == 0 && INTERMEDIATE % 64 == 0, "rows and columns come in 64s");
 static_assert(STAGES >= LAG + 2, "the gather would wait for itself");
 static_assert(STAGGER < STAGES - LAG, "the late warpgroup would wait for ever");
+static_assert(MAX_ROWS == 128 || MAX_ROWS == 256, "sizes of tiles");
+static_assert(CLUSTER == 1 || (CLUSTER == 2 && PLACED), "rows that are gathered go to one block");
+static_assert(DEPTH == 2 || DEPTH == 4, "the loop is unrolled by it");
 
-constexpr int kMaxRows = 256;                  // token rows of a tile, at most
-constexpr int kSlot = kMaxRows * 128;          // bytes of a ring slot: rows x 64 k of bf16
+constexpr int kSlot = MAX_ROWS * 128;          // bytes of a ring slot: rows x 64 k of bf16
 constexpr int kStaging = 16384;                // bytes a warpgroup has to turn results in
 constexpr int kGather = 128;                   // threads that copy activations
 constexpr int kConsumerWarps = 8;
 
-// What a tile works on; the numbers of `groups.work`.
+// What a block works on now: token rows (the numbers of `groups.work`) and 64 weight rows for each
+// of its two warpgroups.
 struct Tile {
     int expert, first_row, rows;  // rows == 0: no tile
-    int m;                        // which 128 weight rows
+    int group, groups;            // the first 64 weight rows; how many such groups: 0, 1 or 2
 };
 
 struct Raw {  // a lane's packed weights of one chunk and the four scales of its two rows
@@ -38,6 +41,22 @@ __device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
 
 __device__ __forceinline__ void barrier_arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Arrive at the same barrier of block `rank` of the cluster.
+__device__ __forceinline__ void barrier_arrive_at(u32 barrier, u32 rank) {
+    asm volatile(
+        "{\n.reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
+        "r"(rank)
+        : "memory");
+}
+
+// All threads of the cluster.
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
 
 __device__ __forceinline__ bool barrier_try(u32 barrier, u32 parity) {
@@ -83,10 +102,11 @@ __device__ __forceinline__ int fresh_thread() {
 }
 
 __device__ __forceinline__ bool first_lane() { return (fresh_thread() & 31) == 0; }
-__device__ __forceinline__ bool second_group() { return fresh_thread() >= 256; }
+// Which of the two warpgroups that multiply.
+__device__ __forceinline__ int consumer_group() { return fresh_thread() / 128 - 1; }
 
 // The ring of activation chunks. A slot is full when its producers arrived (or its bytes), and
-// empty again when the eight consumer warps did. In shared memory, from a multiple of 1,024 on:
+// empty again when the eight consumer warps of each block of the cluster did. In shared memory, from a multiple of 1,024 on:
 // slots, staging of the epilogues, barriers.
 struct Ring {
     u32 base;
@@ -104,31 +124,85 @@ struct Ring {
     __device__ __forceinline__ u32 full_at(int s) const { return staging() + 2 * kStaging + s * 8; }
     __device__ __forceinline__ u32 empty_at(int s) const { return full_at(s) + STAGES * 8; }
     __device__ __forceinline__ int previous() const { return (slot == 0 ? STAGES : slot) - 1; }
+    // Called by whole warps whose lanes have all seen slot `s`.
+    __device__ __forceinline__ void release(int s) const {
+        if (CLUSTER == 1) {
+            if (first_lane()) barrier_arrive(empty_at(s));
+        } else {
+            u32 lane = fresh_thread() & 31;
+            if (lane < CLUSTER) barrier_arrive_at(empty_at(s), lane);
+        }
+    }
 };
+
+// Copy `bytes` of global memory to shared memory, in all blocks of the cluster, at the same place;
+// they count for the barrier `full` of each.
+__device__ __forceinline__ void copy_bulk(u32 to, const char* from, u32 bytes, u32 full) {
+#if CLUSTER == 1
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(to),
+        "l"(from), "r"(bytes), "r"(full)
+        : "memory");
+#else
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(full), "h"((unsigned short)((1 << CLUSTER) - 1))
+        : "memory");
+#endif
+}
 
 // ---------------------------------------------------------------- tiles
 
-// Token rows that are computed for `rows` of a tile: those past the end repeat a valid row.
-// (A fourth size, 192, would make the compiler run out of registers for asynchronous products.)
+// Token rows that are computed for `rows` of a tile: those past the end are computed for nothing.
+// (With more sizes the compiler runs out of registers for asynchronous products.)
 __device__ __forceinline__ int padded(int rows) {
+#if MAX_ROWS == 256
     return rows > 128 ? 256 : rows > 64 ? 128 : 64;
+#else
+    return (rows + 31) & ~31;
+#endif
 }
 
-// Where a tile's h begins, in bytes: only the last tile of an expert is padded, by up to 127 rows.
-// Inside: [INTERMEDIATE / 64][padded rows][64], the 16-byte pieces of 128 bytes swizzled as wgmma
-// reads them, so that one copy fills a ring slot.
-__device__ __forceinline__ u64 h_begin(const Tile& tile) {
-    return (u64)(tile.first_row + 127 * tile.expert) * (INTERMEDIATE * 2);
+// Where a tile's rows of `width` values begin, in bytes, in h and in the copy of x that place_many
+// makes: only the last tile of an expert is padded, by up to 127 rows. Inside: [width / 64][padded
+// rows][64], the 16-byte pieces of 128 bytes swizzled as wgmma reads them, so that one copy fills a
+// ring slot.
+__device__ __forceinline__ u64 tile_begin(int expert, int first_row, int width) {
+    return (u64)(first_row + 127 * expert) * (width * 2);
 }
 
-template <int kTilesM>
+__device__ __forceinline__ int cluster_rank() { return blockIdx.x % CLUSTER; }
+__device__ __forceinline__ int first_index() { return blockIdx.x / CLUSTER; }
+__device__ __forceinline__ int index_step() { return gridDim.x / CLUSTER; }
+
+// Tile number `index` of the cluster. Each block takes 128 weight rows of the same token rows. What
+// is left of the `kGroups` * 64 weight rows is divided among the blocks; such short tiles come
+// last, after the full ones of all work items, so that the clusters end at about the same time.
+template <int kGroups>
 __device__ __forceinline__ Tile tile_at(int index, const int4* work, int num_work) {
-    Tile tile = {0, 0, 0, index % kTilesM};
-    if (index / kTilesM < num_work) {
-        int4 item = __ldg(work + index / kTilesM);
+    constexpr int kFull = kGroups / (2 * CLUSTER), kRest = kGroups % (2 * CLUSTER);
+    constexpr int kEach = (kRest + CLUSTER - 1) / CLUSTER;
+    static_assert(kFull > 0, "fewer weight rows than a cluster takes");
+    Tile tile = {0, 0, 0, 0, 0};
+    int at = index / kFull, rank = cluster_rank();
+    if (at < num_work) {
+        tile.group = (index % kFull * CLUSTER + rank) * 2;
+        tile.groups = 2;
+    } else if (kRest > 0) {
+        at = index - num_work * kFull;
+        int left = kRest - rank * kEach;
+        tile.group = kFull * CLUSTER * 2 + rank * kEach;
+        tile.groups = left < 0 ? 0 : left < kEach ? left : kEach;
+    }
+    if (at < num_work) {
+        int4 item = __ldg(work + at);
         tile.expert = item.x;
         tile.first_row = item.y;
         tile.rows = item.z;
+    } else {
+        tile.groups = 0;
     }
     return tile;
 }
@@ -186,24 +260,28 @@ __device__ __forceinline__ void unpack(Raw& raw, u32 (&a)[16]) {
 struct Stream {
     const uint4* blocks;
     const u32* scales;
-    Raw raw[2];
+    Raw raw[DEPTH];
 
-    // Point at the 16-row tile number `row_tile` of all experts and load the first two chunks.
+    // Point at the 16-row tile number `row_tile` of all experts and load the first chunks.
     template <int kChunks>
     __device__ __forceinline__ void open(const uint4* all_blocks, const u32* all_scales,
                                          long long row_tile, int lane) {
         blocks = all_blocks + row_tile * (kChunks * 32) + lane;
         scales = all_scales + row_tile * (kChunks * 8) + (lane >> 2);
-        raw[0] = load_raw(blocks, scales);
-        raw[1] = load_raw(blocks + 32, scales + 8);
+#pragma unroll
+        for (int i = 0; i < DEPTH && i < kChunks; i++) {
+            raw[i] = load_raw(blocks + i * 32, scales + i * 8);
+        }
         // The rest of the first 4 KB, and all scales, on their way to the L2.
         prefetch((const char*)(blocks - lane) + lane * 128);
         if (lane * 128 < kChunks * 32) prefetch((const char*)(scales - (lane >> 2)) + lane * 128);
     }
+    // Unpack chunk `chunk` to `a`, and load the one that takes its place.
     template <int kChunks>
-    __device__ __forceinline__ Raw load(int chunk) const {
-        int c = chunk < kChunks ? chunk : kChunks - 1;  // the last ones are loaded for nothing
-        return load_raw(blocks + c * 32, scales + c * 8);
+    __device__ __forceinline__ void next(int chunk, int place, u32 (&a)[16]) {
+        unpack(raw[place], a);
+        int c = chunk + DEPTH;
+        if (c < kChunks) raw[place] = load_raw(blocks + c * 32, scales + c * 8);
     }
     // Bring the eight chunks from `chunk` on into the L2, a line a lane.
     template <int kChunks>
@@ -230,6 +308,7 @@ struct Stream {
 #define D16(i) D4(i), D4(i + 4), D4(i + 8), D4(i + 12)
 #define D32 D16(0), D16(16)
 #define D64 D32, D16(32), D16(48)
+#define D48 D32, D16(32)
 #define D96 D64, D16(64), D16(80)
 #define D128 D96, D16(96), D16(112)
 
@@ -248,7 +327,9 @@ struct Product;
                          : "memory");                                                             \
         }                                                                                         \
     };
+DEFINE_PRODUCT(32, R16, D16(0), "%16", "%17", "%18", "%19", "%20")
 DEFINE_PRODUCT(64, R32, D32, "%32", "%33", "%34", "%35", "%36")
+DEFINE_PRODUCT(96, R48, D48, "%48", "%49", "%50", "%51", "%52")
 DEFINE_PRODUCT(128, R64, D64, "%64", "%65", "%66", "%67", "%68")
 DEFINE_PRODUCT(256, R128, D128, "%128", "%129", "%130", "%131", "%132")
 
