@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,14 +28,15 @@ from torch import Tensor
 
 from ossia.engine.device_sampling_edits import list_edits
 from ossia.engine.device_sampling_masks import MaskTable
-from ossia.engine.device_sampling_rows import EDITS, LOGPROBS, HostRows
+from ossia.engine.device_sampling_rows import EDITS, HOLDS, LOGPROBS, HostRows
+from ossia.engine.device_sampling_stage import Stage, Stages
 from ossia.engine.masks import Nothing, Only
 from ossia.engine.messages import TokenLogprobs
 from ossia.engine.sampler import NOT_FINITE, NOTHING_ALLOWED, Sampled
 from ossia.engine.sampling_state import SamplingState
 from ossia.engine.step_runner import StepResult
 from ossia.engine.vocabulary import TOKENIZER_SIZE
-from ossia.kernels.sampling.interface import WORDS_A_ROW, new_result, stride_of, unpack
+from ossia.kernels.sampling.interface import WORDS_A_ROW, Rows, new_result, stride_of, unpack
 from ossia.sampling import SamplingParams
 
 
@@ -53,10 +54,14 @@ class DeviceSampler:
         self._vocab_size = vocab_size
         self._columns = min(vocab_size, TOKENIZER_SIZE)
         self._masks = MaskTable(device, max(512, 2 * max_rows) if self._pinned else 2 * max_rows)
-        self._kernels = _load_kernels(device)
-        self._options: dict[str, bool] = {}
-        if device.type == "cuda":
-            self._options["pdl"] = torch.cuda.get_device_capability(device) >= (9, 0)
+        self._kernels, self._options = _load_kernels(device)
+        self._stages = Stages(device, max_rows)
+        # At the same addresses for all steps, which follow each other on one stream.
+        self._stride = stride_of(max_rows)
+        with torch.inference_mode(False):
+            self._sent = torch.zeros(WORDS_A_ROW * self._stride, dtype=torch.int32, device=device)
+            self._result = new_result(max_rows, device)
+        self._views: dict[tuple[int, bool, bool], Rows] = {}
 
     def launch(
         self, logits: Tensor, states: Sequence[SamplingState], slots: Tensor, last_tokens: Tensor
@@ -73,36 +78,29 @@ class DeviceSampler:
         """
         count = len(states)
         if not count:
-            nothing = torch.empty((2, 0), dtype=torch.int32)
-            return Sampling(nothing, None, np.empty(0, dtype=np.bool_), {}, {})
+            return Sampling(0, self._stages, None, None, {}, {})
         rows = HostRows(states, self._columns)
         errors = self._apply_masks(states, rows)
-        stage = torch.empty(
-            WORDS_A_ROW * stride_of(count), dtype=torch.int32, pin_memory=self._pinned
-        )
-        rows.write(stage.numpy())
-        sent = unpack(
-            stage.to(self._device, non_blocking=True),
-            count,
-            filters=rows.filters,
-            searches=rows.searches,
-        )
+        stage = self._stages.take()
+        rows.write(stage.sent_array)
+        # All of it, whatever the number of rows: some kB, and no views to be made.
+        self._sent.copy_(stage.sent, non_blocking=True)
 
-        asked = np.flatnonzero(rows.flags & LOGPROBS).tolist()
-        edited = np.flatnonzero(rows.stop_is_masked | (rows.flags & EDITS > 0)).tolist()
+        asked: list[int] = []
         raw: Tensor | None = None
-        if asked:
-            raw = self._take(logits, asked, copy=bool(edited))
-        if edited:
-            edits = list_edits(states, edited, self._device)
+        if rows.flags_of_any & (LOGPROBS | EDITS | HOLDS):
+            asked = np.flatnonzero(rows.flags & LOGPROBS).tolist()
+            edited = np.flatnonzero(rows.stop_is_masked | (rows.flags & EDITS > 0)).tolist()
+            if asked:
+                raw = self._take(logits, asked, copy=bool(edited))
+            edits = list_edits(states, edited, self._device) if edited else None
             if edits is not None:
                 self._kernels.edit(logits, edits, columns=self._columns)
-        result = new_result(count, self._device)
         self._kernels.sample_rows(
             logits,
-            sent,
+            self._sent_rows(count, rows),
             self._masks.bits,
-            result,
+            self._result,
             slots,
             last_tokens,
             columns=self._columns,
@@ -110,13 +108,11 @@ class DeviceSampler:
         )
         logprobs: dict[int, _Logprobs] = {}
         if raw is not None:
-            logprobs = self._logprobs(raw, result, asked, states)
-        result = self._to_host(result)
-        event = None
-        if self._device.type == "cuda":
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(self._device))
-        return Sampling(result[:, :count], event, rows.forced < 0, errors, logprobs)
+            logprobs = self._logprobs(raw, self._result, asked, states)
+        stage.received.copy_(self._result, non_blocking=True)
+        if stage.event is not None:
+            stage.event.record(torch.cuda.current_stream(self._device))
+        return Sampling(count, self._stages, stage, rows.forced < 0, errors, logprobs)
 
     def warm_up(self) -> None:
         """Compile or load every kernel, and wait: otherwise the first request of a kind would."""
@@ -133,8 +129,9 @@ class DeviceSampler:
         """Give rows their masks or the token that is forced; the errors of rows that fail."""
         errors: dict[int, str] = {}
         places, masks = [], []
-        for row, state in enumerate(states):
-            mask = None if state.follower is None else state.follower.mask
+        followed = [(i, s.follower) for i, s in enumerate(states) if s.follower is not None]
+        for row, follower in followed:
+            mask = follower.mask
             if mask is None:
                 continue
             if isinstance(mask, Nothing):
@@ -152,6 +149,20 @@ class DeviceSampler:
         if masks:
             rows.masks[places] = self._masks.rows_of(masks)
         return errors
+
+    def _sent_rows(self, count: int, rows: HostRows) -> Rows:
+        """What was sent, as views that are made once."""
+        key = count, rows.filters, rows.searches
+        views = self._views.get(key)
+        if views is None:
+            views = self._views[key] = unpack(
+                self._sent,
+                count,
+                filters=rows.filters,
+                searches=rows.searches,
+                stride=self._stride,
+            )
+        return views
 
     def _take(self, logits: Tensor, rows: list[int], *, copy: bool) -> Tensor:
         """These rows of the raw logits [n, columns]; a view where that will do."""
@@ -206,29 +217,38 @@ class Sampling:
 
     def __init__(
         self,
-        result: Tensor,
-        event: torch.cuda.Event | None,
-        chosen: NDArray[np.bool_],
+        count: int,
+        stages: Stages,
+        stage: Stage | None,
+        chosen: NDArray[np.bool_] | None,
         errors: dict[int, str],
         logprobs: dict[int, _Logprobs],
     ) -> None:
-        self._result = result  # int32 [2, rows], as `new_result` describes
-        self._event = event
+        self._count = count
+        self._stages = stages
+        self._stage = stage  # None without rows, and once the result was read
         self._chosen = chosen  # [rows]; a forced token needs no logits
         self._errors = errors
         self._logprobs = logprobs
+        self._result = StepResult([])
 
     def result(self) -> StepResult:
         """Wait for the tokens of all rows."""
-        if self._event is not None:
-            self._event.synchronize()
-        tokens, bits = self._result.numpy()
+        stage = self._stage
+        if stage is None:
+            return self._result
+        if stage.event is not None:
+            stage.event.synchronize()
+        tokens, bits = stage.received_array[:, : self._count]
         tops = bits.view(np.float32)
         errors = dict(self._errors)
         for row in np.flatnonzero(self._chosen & ~np.isfinite(tops)).tolist():
             errors[row] = NOTHING_ALLOWED if tops[row] == -np.inf else NOT_FINITE
         logprobs = {row: there.read() for row, there in self._logprobs.items() if row not in errors}
-        return StepResult(tokens.tolist(), logprobs, errors)
+        self._result = StepResult(tokens.tolist(), logprobs, errors)
+        self._stage = None
+        self._stages.give_back(stage)
+        return self._result
 
     def results(self) -> list[Sampled]:
         """Wait for the tokens; one result a row, as `sampler.sample` gives them."""
@@ -241,11 +261,14 @@ class Sampling:
         ]
 
 
-def _load_kernels(device: torch.device) -> ModuleType:
+def _load_kernels(device: torch.device) -> tuple[ModuleType, dict[str, Any]]:
+    """The kernels, and the options that they are called with."""
     if device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
         from ossia.kernels.sampling import triton_sampling
+        from ossia.kernels.sampling.triton_launch import Launcher
 
-        return triton_sampling
+        pdl = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        return triton_sampling, {"pdl": pdl, "launch": Launcher()}
     from ossia.kernels.sampling import reference
 
-    return reference
+    return reference, {}

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from ossia.engine.sample_few import LOG2_E
 from ossia.engine.sampling_state import SamplingState
-from ossia.kernels.sampling.interface import WORDS_A_ROW, stride_of
+from ossia.kernels.sampling.interface import WORDS_A_ROW
 
-GREEDY, EDITS, LOGPROBS = 1, 2, 4  # flags
+# Flags
+GREEDY, EDITS, LOGPROBS = 1, 2, 4
+HOLDS = 8  # it has min_tokens
+FILTERS = 16  # it has a top_k, top_p or min_p
+SEARCHES = 32  # it has a top_k or a top_p
 
 _RECORD = np.dtype(
     [
@@ -27,7 +31,16 @@ _RECORD = np.dtype(
         ("flags", np.int32),
         ("min_tokens", np.int32),
     ]
-)
+)  # the fields from scale to min_p are in the order of `interface.unpack`
+_WORDS = _RECORD.itemsize // 4
+_START, _TOP_K, _TOP_P, _MIN_P, _FLAGS, _MIN_TOKENS = (
+    0,
+    3,
+    4,
+    5,
+    6,
+    7,
+)  # of them, where the fields are
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -35,8 +48,10 @@ class HostRows:
     """The rows of one step.
 
     Attributes:
-        flags: int32 [rows], the sum of GREEDY, EDITS, LOGPROBS.
-        stop_is_masked: bool [rows], see `SamplingState`.
+        flags: int32 [rows], sums of the flags above.
+        flags_of_any: the flags that some row has.
+        masks: int32 [rows], to be filled: row in the table of masks; -1: any token.
+        forced: int32 [rows], to be filled: the token; -1: none.
         filters: whether some row has a top_k, top_p or min_p.
         searches: whether some row has a top_k or a top_p.
     """
@@ -44,31 +59,44 @@ class HostRows:
     def __init__(self, states: Sequence[SamplingState], columns: int) -> None:
         """`columns` is the number of tokens to choose from: a larger top_k is no limit."""
         count = len(states)
-        records = np.frombuffer(b"".join([s.packed or pack(s) for s in states]), dtype=_RECORD)
-        positions = np.fromiter((s.generated for s in states), dtype=np.int64, count=count)
-        self.flags: NDArray[np.int32] = records["flags"]
-        self.stop_is_masked: NDArray[np.bool_] = positions < records["min_tokens"]
-        self.masks = np.full(count, -1, dtype=np.int32)
-        self.forced = np.full(count, -1, dtype=np.int32)
-        self._draws = np.where(self.flags & GREEDY, -1.0, draws(records["start"], positions))
-        self._top_ks = np.where(records["top_k"] < columns, records["top_k"], 0)
-        self._records = records
-        self.searches = bool((self._top_ks > 0).any() or (records["top_p"] < 1.0).any())
-        self.filters = self.searches or bool((records["min_p"] > 0.0).any())
+        packed = b"".join([s.packed or pack(s) for s in states])
+        words = np.frombuffer(packed, dtype=np.int32).reshape(count, _WORDS)
+        self._words = words
+        self._positions = np.array([s.generated for s in states], dtype=np.int64)
+        self.flags: NDArray[np.int32] = words[:, _FLAGS]
+        self.flags_of_any = int(np.bitwise_or.reduce(self.flags))
+        self._choices = np.full((2, count), -1, dtype=np.int32)
+        self.masks, self.forced = self._choices
+        self.filters = bool(self.flags_of_any & FILTERS)
+        self.searches = bool(self.flags_of_any & SEARCHES)
+        self._top_ks: NDArray[np.int32] | None = None
+        if self.searches:
+            top_ks = words[:, _TOP_K]
+            self._top_ks = np.where(top_ks < columns, top_ks, 0)
+            top_ps = words[:, _TOP_P].view(np.float32)
+            self.searches = bool((self._top_ks > 0).any() or (top_ps < 1.0).any())
+            min_ps = words[:, _MIN_P].view(np.float32)
+            self.filters = self.searches or bool((min_ps > 0.0).any())
+
+    @property
+    def stop_is_masked(self) -> NDArray[np.bool_]:
+        """[rows], see `SamplingState`."""
+        return self._positions < self._words[:, _MIN_TOKENS]
 
     def write(self, buffer: NDArray[np.int32]) -> None:
-        """Fill int32 [WORDS_A_ROW * stride_of(rows)], laid out as `interface.unpack` reads it."""
+        """Fill int32 [WORDS_A_ROW * stride], laid out as `interface.unpack` reads it."""
         count = len(self.flags)
-        stride = stride_of(count)
-        buffer[: 2 * stride].view(np.float64)[:count] = self._draws
+        stride = len(buffer) // WORDS_A_ROW
+        numbers: NDArray[np.float64] = buffer[: 2 * stride].view(np.float64)
+        starts = self._words.view(np.uint64)[:, _START]
+        numbers[:count] = draws(starts, self._positions)
+        if self.flags_of_any & GREEDY:
+            numbers[:count][self.flags & GREEDY != 0] = -1.0
         fields = buffer.reshape(WORDS_A_ROW, stride)[:, :count]
-        floats = fields.view(np.float32)
-        floats[2] = self._records["scale"]
-        fields[3] = self.masks
-        fields[4] = self.forced
-        fields[5] = self._top_ks
-        floats[6] = self._records["top_p"]
-        floats[7] = self._records["min_p"]
+        fields[2:6] = self._words[:, 2:6].T
+        if self._top_ks is not None:
+            fields[3] = self._top_ks
+        fields[6:8] = self._choices
 
 
 def pack(state: SamplingState) -> bytes:
@@ -77,12 +105,15 @@ def pack(state: SamplingState) -> bytes:
     flags = GREEDY * state.greedy + EDITS * state.edits_logits
     flags += LOGPROBS * (params.logprobs is not None)
     start = _mix(np.array([state.seed % 2**64], dtype=np.uint64) + _GOLDEN)[0]
+    flags += HOLDS * (params.min_tokens > 0)
     min_tokens = min(params.min_tokens, 2**31 - 1)
     if state.greedy:
         values = (start, 1.0, 0, 1.0, 0.0, flags, min_tokens)
     else:
         top_k = min(params.top_k, 2**31 - 1)
         scale = LOG2_E / params.temperature
+        searches = params.top_k > 0 or bool(np.float32(params.top_p) < 1.0)
+        flags += SEARCHES * searches + FILTERS * (searches or params.min_p > 0.0)
         values = (start, scale, top_k, params.top_p, params.min_p, flags, min_tokens)
     state.packed = np.array(values, dtype=_RECORD).tobytes()
     return state.packed

@@ -52,9 +52,11 @@ def stride_of(rows: int) -> int:
     return -(-rows // 16) * 16
 
 
-def unpack(buffer: Tensor, rows: int, *, filters: bool, searches: bool) -> Rows:
-    """The fields in int32 [WORDS_A_ROW * stride_of(rows)], as views of it."""
-    stride = stride_of(rows)
+def unpack(
+    buffer: Tensor, rows: int, *, filters: bool, searches: bool, stride: int | None = None
+) -> Rows:
+    """The fields in int32 [WORDS_A_ROW * stride], as views; the stride is `stride_of(rows)`."""
+    stride = stride or stride_of(rows)
     floats = buffer.view(torch.float32)
 
     def field(values: Tensor, index: int) -> Tensor:
@@ -63,11 +65,11 @@ def unpack(buffer: Tensor, rows: int, *, filters: bool, searches: bool) -> Rows:
     return Rows(
         draws=buffer[: 2 * stride].view(torch.float64)[:rows],
         scales=field(floats, 2),
-        masks=field(buffer, 3),
-        forced=field(buffer, 4),
-        top_ks=field(buffer, 5),
-        top_ps=field(floats, 6),
-        min_ps=field(floats, 7),
+        top_ks=field(buffer, 3),
+        top_ps=field(floats, 4),
+        min_ps=field(floats, 5),
+        masks=field(buffer, 6),
+        forced=field(buffer, 7),
         filters=filters,
         searches=searches,
     )
