@@ -2,7 +2,7 @@
 // once, groups of 16 rows shared out among the threads.
 #include <sys/mman.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 
 #include "cpu_context.h"
@@ -29,15 +29,63 @@ uint16_t bfloat_up(float x) {
   return static_cast<uint16_t>((bits + 0xffffu) >> 16);
 }
 
-// Two words of a checkpoint's block (4 bytes: inputs 0 1, 2 3, 4 5, 6 7 of eight, the first of two
-// in the low nibble) -> byte j has input j low and input 4 + j high.
-uint32_t reorder_nibbles(uint32_t w) {
-  const uint32_t low = w & 0xffffu, high = w >> 16;  // inputs 0..3, inputs 4..7
-  const auto spread = [](uint32_t four) {            // nibbles to the low halves of four bytes
+typedef uint32_t Words __attribute__((vector_size(16)));  // a block of one row; four words of one
+
+// Words of a checkpoint's block (4 bytes: inputs 0 1, 2 3, 4 5, 6 7 of eight, the first of two in
+// the low nibble) -> byte j has input j low and input 4 + j high.
+inline Words reorder_nibbles(Words w) {
+  const auto spread = [](Words four) {  // nibbles to the low halves of four bytes
     four = (four | four << 8) & 0x00ff00ffu;
     return (four | four << 4) & 0x0f0f0f0fu;
   };
-  return spread(low) | spread(high) << 4;
+  return spread(w & 0xffffu) | spread(w >> 16) << 4;  // inputs 0..3, inputs 4..7
+}
+
+// Blocks of four rows, [row][part] -> [part][row].
+inline void turn_over(Words (&a)[4]) {
+  const Words b0 = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5);
+  const Words b1 = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
+  const Words c0 = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
+  const Words c1 = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
+  a[0] = __builtin_shufflevector(b0, c0, 0, 1, 4, 5);
+  a[1] = __builtin_shufflevector(b0, c0, 2, 3, 6, 7);
+  a[2] = __builtin_shufflevector(b1, c1, 0, 1, 4, 5);
+  a[3] = __builtin_shufflevector(b1, c1, 2, 3, 6, 7);
+}
+
+// The block of 16 rows whose first is at `row`, 16 bytes each, `stride` bytes apart; zeros beyond
+// `there` rows.
+inline void pack_block(const uint8_t *row, int64_t stride, int64_t there, uint8_t *out) {
+  for (int r = 0; r < kGroup; r += 4) {
+    Words a[4] = {};
+    for (int i = 0; i < 4; ++i) {
+      if (r + i < there) std::memcpy(&a[i], row + (r + i) * stride, sizeof a[i]);
+      a[i] = reorder_nibbles(a[i]);
+    }
+    turn_over(a);
+    for (int t = 0; t < 4; ++t) std::memcpy(out + t * 64 + r * 4, &a[t], sizeof a[t]);
+  }
+}
+
+// 32 bfloat16 -> value + 128 in bytes and the scale. Rounds to the nearest by adding 1.5 * 2^23,
+// whose last bit is worth 1.
+inline uint16_t quantise(const uint16_t *weights, uint8_t *bytes) {
+  int16_t most = 0;
+  for (int k = 0; k < kBlock; ++k) {
+    const auto magnitude = static_cast<int16_t>(weights[k] & 0x7fffu);  // grows with the number
+    most = magnitude > most ? magnitude : most;
+  }
+  const uint16_t scale = bfloat_up(to_float(static_cast<uint16_t>(most)) / 127.0f);
+  const float inverse = scale == 0 ? 0.0f : 1.0f / to_float(scale);
+  constexpr float kShift = 12582912.0f;
+  constexpr uint32_t kShiftBits = 0x4b400000u;
+  for (int k = 0; k < kBlock; ++k) {
+    const float moved = to_float(weights[k]) * inverse + kShift;
+    uint32_t bits;
+    std::memcpy(&bits, &moved, sizeof bits);
+    bytes[k] = static_cast<uint8_t>(bits - kShiftBits + 128u);
+  }
+  return scale;
 }
 
 // 16 rows x 32 inputs of bfloat16 (rows beyond the matrix: zeros).
@@ -74,21 +122,12 @@ int ossia_pack_mxfp4(ossia_context *context, const uint8_t *blocks, const uint8_
   const std::lock_guard<std::mutex> lock(context->busy);
   const int64_t per_row = inputs / kBlock;
   context->pool.run(groups_of(rows), [&](int64_t group, int) {
-    for (int r = 0; r < kGroup; ++r) {
-      const int64_t row = group * kGroup + r;
-      for (int64_t b = 0; b < per_row; ++b) {
-        uint32_t words[4] = {};
-        uint8_t code = 127;
-        if (row < rows) {
-          std::memcpy(words, blocks + (row * per_row + b) * 16, sizeof words);
-          code = codes[row * per_row + b];
-        }
-        const int64_t at = group * per_row + b;
-        for (int t = 0; t < 4; ++t) {
-          const uint32_t word = reorder_nibbles(words[t]);
-          std::memcpy(values + at * 256 + t * 64 + r * 4, &word, sizeof word);
-        }
-        scales[at * kGroup + r] = code;
+    const int64_t first = group * kGroup, there = std::min<int64_t>(kGroup, rows - first);
+    for (int64_t b = 0; b < per_row; ++b) {
+      const int64_t from = first * per_row + b, at = group * per_row + b;
+      pack_block(blocks + from * 16, per_row * 16, there, values + at * 256);
+      for (int r = 0; r < kGroup; ++r) {
+        scales[at * kGroup + r] = r < there ? codes[from + r * per_row] : 127;
       }
     }
   });
@@ -106,13 +145,10 @@ int ossia_pack_int8(ossia_context *context, const uint16_t *weight, int64_t rows
       load_block(weight, rows, inputs, group, b, block);
       const int64_t at = group * per_row + b;
       for (int r = 0; r < kGroup; ++r) {
-        float most = 0;
-        for (uint16_t w : block[r]) most = std::fmax(most, std::fabs(to_float(w)));
-        const uint16_t scale = bfloat_up(most / 127.0f);
-        const float inverse = scale == 0 ? 0.0f : 1.0f / to_float(scale);
-        for (int k = 0; k < kBlock; ++k) {
-          const long q = std::lrint(to_float(block[r][k]) * inverse);
-          values[at * 512 + k / 4 * 64 + r * 4 + k % 4] = static_cast<uint8_t>(q + 128);
+        uint8_t bytes[kBlock];
+        const uint16_t scale = quantise(block[r], bytes);
+        for (int t = 0; t < kBlock / 4; ++t) {
+          std::memcpy(values + at * 512 + t * 64 + r * 4, bytes + t * 4, 4);
         }
         scales[at * kGroup + r] = scale;
       }
