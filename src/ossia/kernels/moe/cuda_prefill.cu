@@ -380,6 +380,7 @@ __device__ __forceinline__ Ring make_ring(int producers) {
 
 // The other block may still arrive at barriers of this one, so none leaves before the other.
 __device__ __forceinline__ void leave() {
+    __syncwarp();  // one lane alone may have been at work
     if (CLUSTER > 1) cluster_sync();
 }
 
