@@ -76,6 +76,9 @@ class FakeFlight:
     is_dropped: bool = False
 
 
+CALM = 50  # calls without a fault: more than it takes to run the sequences one by one
+
+
 class FakeRunner:
     """A device that runs what is enqueued in order, but not before somebody waits for it.
 
@@ -106,6 +109,7 @@ class FakeRunner:
         self._maybe_break()
         parts = [self._part(item) for item in sequences]
         if any(CULPRIT in part.tokens for part in parts):
+            self._calm = CALM
             raise RuntimeError("no kernel for this token")
         flight = FakeFlight(parts, [item.request for item in sequences if item.samples])
         require(len(states) == len(flight.samples), "not as many states as rows")
@@ -127,7 +131,7 @@ class FakeRunner:
                 (
                     state is not None and state.stop_is_masked,
                     len(request.tokens),
-                    None if counts is None else hash(tuple(counts.counts.tolist())),
+                    0 if counts is None else hash(tuple(counts.counts.tolist())),
                 )
             )
         flight.is_sampled = True
@@ -149,7 +153,7 @@ class FakeRunner:
     def _maybe_break(self) -> None:
         self._calm -= 1
         if self._calm < 0 and self._source.random() < self._faults:
-            self._calm = 50  # more calls than it takes to run the sequences one by one
+            self._calm = CALM
             raise RuntimeError("for no reason")
 
     def _enqueue(self, work: Callable[[], None]) -> None:
