@@ -73,15 +73,17 @@ def kernels() -> Iterator[Check]:
     """Which attention "auto" chooses, why not the others, and the kernels' self-test."""
     import torch
 
+    from ossia.checkpoint.dummy import GEOMETRIES
     from ossia.engine.device import choose_device
     from ossia.kernels.select import select_kernels
     from ossia.kernels.self_test import self_test
 
     place = choose_device(EngineConfig(model=_DEMO))
-    chosen = select_kernels(place, torch.bfloat16).attention_backend
+    geometry = None if place.type == "cpu" else GEOMETRIES["gpt-oss-20b"]
+    chosen = select_kernels(place, torch.bfloat16, model=geometry).attention_backend
     for backend in _BACKENDS:
         try:
-            select_kernels(place, torch.bfloat16, backend)
+            select_kernels(place, torch.bfloat16, backend, geometry)
         except ConfigError as error:
             detail = f"not here: {error.message}"
         else:
