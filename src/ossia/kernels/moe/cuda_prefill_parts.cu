@@ -210,12 +210,15 @@ __device__ __forceinline__ Tile tile_at(int index, const int4* work, int num_wor
 
 // ---------------------------------------------------------------- weights
 
+// Not .nc: such loads the compiler moves together to the end of the main loop, one chunk before they
+// are needed instead of DEPTH.
 __device__ __forceinline__ Raw load_raw(const uint4* blocks, const u32* scales) {
     Raw raw;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(raw.words.x), "=r"(raw.words.y), "=r"(raw.words.z), "=r"(raw.words.w)
-                 : "l"(blocks));
-    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(raw.scales) : "l"(scales));
+                 : "l"(blocks)
+                 : "memory");
+    asm volatile("ld.global.u32 %0, [%1];" : "=r"(raw.scales) : "l"(scales) : "memory");
     return raw;
 }
 
