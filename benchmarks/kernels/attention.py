@@ -29,32 +29,35 @@ OPERATIONS_A_SECOND = 8.0e14  # what large matrix products in bfloat16 reach
 COLD = 200 << 20  # bytes a graph reads, to be more than an L2 holds
 WINDOW = 128
 
+BY_EIGHT = DecodeConfig(128, warps=8, stages=2, least=128, most=1024, prefetch=False, early=True)
 DECODE = [
     triton_decode.FULL,
-    replace(triton_decode.FULL, prefetch=True),
-    replace(triton_decode.FULL, stages=4),
+    replace(triton_decode.FULL, early=False),
+    replace(triton_decode.FULL, fill=264),
+    replace(triton_decode.FULL, least=64),
     replace(triton_decode.FULL, least=256),
-    DecodeConfig(keys=128, warps=4, stages=2, least=128, most=1024, prefetch=False),
-    DecodeConfig(keys=64, warps=2, stages=3, least=128, most=1024, prefetch=False),
+    BY_EIGHT,
+    replace(BY_EIGHT, fill=264),
+    triton_decode.FULL_MANY,
 ]
 DECODE_WINDOW = [
     triton_decode.WINDOWED,
-    replace(triton_decode.WINDOWED, prefetch=True),
+    replace(triton_decode.WINDOWED, early=False, prefetch=True),
     replace(triton_decode.WINDOWED, warps=4),
-    DecodeConfig(keys=64, warps=4, stages=3, least=128, most=1024, prefetch=False),
+    triton_decode.WINDOWED_MANY,
 ]
 PREFILL = [
     triton_prefill.FULL,
-    PrefillConfig(rows=64, keys=64, warps=4, stages=2, registers=128),
-    PrefillConfig(rows=64, keys=64, warps=4, stages=3),
-    PrefillConfig(rows=128, keys=64, warps=4, stages=3),
-    PrefillConfig(rows=128, keys=128, warps=8, stages=2),
+    PrefillConfig(rows=128, keys=64, warps=8, stages=3, registers=128),
+    PrefillConfig(rows=256, keys=64, warps=8, stages=3),
+    PrefillConfig(rows=128, keys=32, warps=4, stages=3, registers=168),
 ]
 PREFILL_WINDOW = [
     triton_prefill.WINDOWED,
-    PrefillConfig(rows=64, keys=64, warps=4, stages=3),
-    PrefillConfig(rows=128, keys=64, warps=4, stages=3),
-    PrefillConfig(rows=64, keys=32, warps=4, stages=3),
+    replace(triton_prefill.WINDOWED, warps=4, registers=None),
+    replace(triton_prefill.WINDOWED, rows=64, warps=4),
+    replace(triton_prefill.WINDOWED, rows=256, warps=16),
+    triton_prefill.WALKED,
 ]
 
 
@@ -64,7 +67,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the default configurations only")
     some = slice(1) if parser.parse_args().quick else slice(None)
     scratch = DecodeScratch.allocate(256, HEADS, KV_HEADS, HEAD_DIM, torch.device("cuda"))
-    for sequences, length in ((1, 128), (1, 640), (1, 7000), (8, 640), (32, 640), (256, 640)):
+    for sequences, length in (
+        (1, 128),
+        (1, 640),
+        (1, 7000),
+        (8, 640),
+        (32, 640),
+        (64, 640),
+        (256, 640),
+    ):
         for config in DECODE[some]:
             time_decode(sequences, length, None, config, scratch)
     for sequences in (1, 32, 256):
@@ -75,6 +86,9 @@ def main() -> None:
             for config in configs[some]:
                 time_prefill(cached, new, window, config)
             time_flash(cached, new, window)
+    for window in (None, WINDOW):
+        for decodes in (0, 100):
+            time_mixed(window, decodes)
 
 
 def time_decode(
@@ -116,6 +130,18 @@ def time_prefill(
         return triton_prefill.attend_prefill(q, cache, step, sinks, SCALE, window, config=config)
 
     _time_prompts("attend_prefill", cached, new, window, astuple(config), attend)
+
+
+def time_mixed(window: int | None, decodes: int) -> None:
+    """100 sequences that decode, and a prompt; `decodes` of them are known to do so."""
+
+    def attend(q: Tensor, cache: LayerCache, step: PagedBatch, sinks: Tensor) -> Tensor:
+        step = replace(step, num_decodes=decodes)
+        return triton_prefill.attend_prefill(q, cache, step, sinks, SCALE, window)
+
+    _time_prompts(
+        "attend_mixed", [640] * 100 + [0], [1] * 100 + [200], window, f"{decodes} known", attend
+    )
 
 
 def time_flash(cached: list[int], new: list[int], window: int | None) -> None:

@@ -95,10 +95,12 @@ def test_batches_of_every_size(decode, make, sequences):
         assert error(run(decode, case, scratch_for(decode, sequences)), case) < TOLERANCE, lengths
 
 
-@pytest.mark.parametrize("prefetch", [False, True])
-@pytest.mark.parametrize(("keys", "warps", "stages"), [(64, 4, 3), (64, 4, 4), (128, 8, 2)])
-def test_configurations(decode, make, keys, warps, stages, prefetch):
-    config = decode.DecodeConfig(keys, warps, stages, least=128, most=512, prefetch=prefetch)
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(("keys", "warps", "stages"), [(64, 4, 3), (128, 4, 2), (128, 8, 2)])
+def test_configurations(decode, make, keys, warps, stages, early):
+    config = decode.DecodeConfig(
+        keys, warps, stages, least=128, most=512, prefetch=not early, early=early
+    )
     for window in (None, 128):
         case = make(LENGTHS, window=window)
         scratch = scratch_for(decode, len(LENGTHS))

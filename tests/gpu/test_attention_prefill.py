@@ -79,9 +79,26 @@ def test_matches_the_reference(prefill, make, cached, new, window, page_size):
 
 
 @pytest.mark.parametrize("window", [None, 128])
+@pytest.mark.parametrize("decodes", [2, 40])
+def test_single_tokens_that_come_first(prefill, make, decodes, window):
+    cached = [0, 3000, *range(40, 40 + 19 * (decodes - 2), 19), 700]
+    case = make(cached, [1] * decodes + [130], window=window)
+    paged = replace(case.paged, num_decodes=decodes)
+    out = prefill.attend_prefill(case.q, case.cache, paged, case.sinks, SCALE, window)
+    assert error(out, case) < TOLERANCE
+
+
+@pytest.mark.parametrize("window", [None, 128])
 @pytest.mark.parametrize(
     "config",
-    [(128, 64, 4, 3, None), (64, 64, 4, 2, 128), (128, 128, 8, 2, None)],
+    [
+        (128, 64, 8, 3, 128),
+        (64, 64, 4, 2, 128),
+        (64, 32, 4, 3, None),
+        (128, 64, 4, 3, None, True),
+        (64, 64, 4, 3, 128, True),
+        (256, 64, 16, 3, 128, True),
+    ],
     ids=lambda config: "-".join(map(str, config)),
 )
 def test_configurations(prefill, make, window, config):

@@ -93,8 +93,8 @@ def run(decode, case, scratch, config=None):
     )
 
 
-def config_of(decode, keys, least, most=1024):
-    return replace(decode.FULL, keys=keys, least=least, most=most)
+def config_of(decode, keys, least, most=1024, *, early=True):
+    return replace(decode.FULL, keys=keys, least=least, most=most, early=early)
 
 
 @interpreted
@@ -140,7 +140,9 @@ def test_random_lengths_and_configurations(decode, attention_case):
     for seed in range(6):
         cached = [rng.choice([0, rng.randrange(40), rng.randrange(700)]) for _ in range(3)]
         window = rng.choice([None, rng.randrange(1, 200)])
-        config = config_of(decode, rng.choice([32, 64, 128]), rng.choice([16, 64, 128]))
+        config = config_of(
+            decode, rng.choice([32, 64, 128]), rng.choice([16, 64, 128]), early=rng.random() < 0.5
+        )
         case = attention_case(cached, [1, 1, 1], window=window, page_size=16, seed=seed)
         out = run(decode, case, scratch_for(decode, case, room=rng.randrange(3)), config)
         torch.testing.assert_close(
@@ -150,6 +152,15 @@ def test_random_lengths_and_configurations(decode, attention_case):
             atol=1e-5,
             msg=lambda text, at=(cached, window, config): f"{at}: {text}",
         )
+
+
+@interpreted
+@pytest.mark.parametrize("window", [None, 128])
+def test_the_configuration_of_large_batches(decode, attention_case, window):
+    config = decode.FULL_MANY if window is None else decode.WINDOWED_MANY
+    case = attention_case([n - 1 for n in LENGTHS], [1] * len(LENGTHS), window=window, page_size=16)
+    out = run(decode, case, scratch_for(decode, case, most_splits=1), config)
+    torch.testing.assert_close(out, case.run(reference.prepare_attention), rtol=1e-5, atol=1e-5)
 
 
 @interpreted

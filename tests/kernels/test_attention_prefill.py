@@ -12,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,8 +70,8 @@ def run(prefill, case, config=None):
     )
 
 
-def config_of(prefill, rows, keys):
-    return prefill.PrefillConfig(rows=rows, keys=keys, warps=4, stages=2)
+def config_of(prefill, rows, keys, *, at_once=False):
+    return prefill.PrefillConfig(rows=rows, keys=keys, warps=4, stages=2, at_once=at_once)
 
 
 @interpreted
@@ -113,11 +114,13 @@ def test_geometries(prefill, attention_case, shape, window):
 @interpreted
 def test_random_steps_and_configurations(prefill, attention_case):
     rng = random.Random(0)
-    for seed in range(8):
+    for seed in range(10):
         cached = [rng.choice([0, rng.randrange(200)]) for _ in range(3)]
         new = [rng.choice([1, rng.randrange(1, 90)]) for _ in range(3)]
         window = rng.choice([None, rng.randrange(1, 150)])
-        config = config_of(prefill, rng.choice([16, 64, 128]), rng.choice([16, 32, 64]))
+        config = config_of(
+            prefill, rng.choice([16, 64, 128]), rng.choice([16, 32, 64]), at_once=rng.random() < 0.7
+        )
         case = attention_case(cached, new, window=window, page_size=16, seed=seed)
         torch.testing.assert_close(
             run(prefill, case, config),
@@ -126,6 +129,18 @@ def test_random_steps_and_configurations(prefill, attention_case):
             atol=1e-5,
             msg=lambda text, at=(cached, new, window, config): f"{at}: {text}",
         )
+
+
+@interpreted
+@pytest.mark.parametrize("window", [None, 20, 128, 200])
+@pytest.mark.parametrize("decodes", [1, 3, 4])
+def test_single_tokens_that_come_first(prefill, attention_case, decodes, window):
+    step = ([20, 0, 135, 5], [1, 1, 1, 1]) if decodes == 4 else ([20, 0, 135, 40], [1, 1, 1, 70])
+    case = attention_case(*step, window=window, page_size=16)
+    case = replace(case, paged=replace(case.paged, num_decodes=decodes))
+    torch.testing.assert_close(
+        run(prefill, case), case.run(reference.prepare_attention), rtol=1e-5, atol=1e-5
+    )
 
 
 @interpreted

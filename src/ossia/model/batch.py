@@ -26,6 +26,7 @@ class PagedBatch:
     )
     max_query_len: int
     max_kv_len: int
+    num_decodes: int = 0  # the first sequences, as many as are known to have one token each
 
 
 @dataclass(frozen=True, slots=True)

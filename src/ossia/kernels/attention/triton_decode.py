@@ -15,6 +15,10 @@ as many as fill the GPU (unless a part would have less than LEAST keys), or more
 more than MOST, and no long sequence makes a full step wait), but at most `splits`; programs without
 a part return at once. With more than one part, the program that comes last adds them up, always in
 the same order.
+
+Of all keys, the kernel before wrote only the newest. The others are old enough to be fetched while
+it still runs: with `early`, a program holds its first block of them in registers before it waits,
+and then has to find q and the newest key alone, which lie in the L2.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ LEAST_ROWS = 16  # of a matrix instruction
 FILL = 264  # programs: two for each of the 132 processors of an H100
 MOST_PROGRAMS = 4 * FILL  # more cost time even when they have nothing to do
 MOST_SPLITS = 32
+SHORT = 128  # keys in a window that is not cut into parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +50,15 @@ class DecodeConfig:
     least: int  # keys in a part, when a sequence is cut to fill the GPU
     most: int  # keys in a part, as far as there are splits
     prefetch: bool  # bring a part's keys into the L2 while the kernel before is still running
+    early: bool = False  # load the first block while the kernel before is still running
+    fill: int = 2 * FILL  # programs that the GPU runs at once, which sequences are cut to give
 
 
-FULL = DecodeConfig(keys=64, warps=4, stages=3, least=128, most=1024, prefetch=False)
-WINDOWED = DecodeConfig(keys=128, warps=8, stages=2, least=128, most=1024, prefetch=False)
+FULL = DecodeConfig(keys=64, warps=4, stages=3, least=128, most=1024, prefetch=False, early=True)
+FULL_MANY = DecodeConfig(keys=128, warps=4, stages=2, least=128, most=1024, prefetch=False)
+WINDOWED = DecodeConfig(128, warps=8, stages=2, least=128, most=1024, prefetch=False, early=True)
+WINDOWED_MANY = DecodeConfig(keys=64, warps=4, stages=3, least=128, most=1024, prefetch=False)
+MANY = 64  # sequences: beyond, the memory is busy all the time, and what counts is little overhead
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,7 @@ class DecodeScratch:
         """
         if pdl is None:
             pdl = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-        parts = max(n * _splits(n, kv_heads, most_splits) for n in range(1, sequences + 1))
+        parts = max(sequences, min(sequences * most_splits, MOST_PROGRAMS // kv_heads))
         group = heads // kv_heads
 
         def floats(*shape: int) -> Tensor:
@@ -118,6 +128,7 @@ def attend_decode(
     scratch: DecodeScratch,
     *,
     config: DecodeConfig | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Attention of the newest token of every sequence over what the cache holds, itself included.
 
@@ -125,20 +136,21 @@ def attend_decode(
     `kv_lens`, `first_positions` and `page_table` (whose width stays) may change between replays.
     A sequence with kv_lens 0 is padding: its row becomes zero.
 
-    As a dependent launch, the kernel looks up lengths and pages before the kernel ahead has ended.
-    Whatever writes them must have ended before: launch the kernel right after it (and it) without
-    dependent launch, and all that follow are safe.
+    As a dependent launch, the kernel looks up lengths, pages and all keys but the newest before the
+    kernel ahead has ended. Whatever writes them must have ended before: launch the kernel right
+    after it (and it) without dependent launch, and all that follow are safe.
 
     Args:
         q: [sequences, heads, head_dim] contiguous, rotated; one row a sequence, in order.
         cache: keys and values, contiguous; the newest ones are already in their slots.
-        paged: the step; every sequence has one query. `slots`, `query_starts` and the lengths known
-            on the host are not read.
+        paged: the step, whose first sequences these are; each has one query. `slots`,
+            `query_starts` and the lengths known on the host are not read.
         sinks: [heads].
         scale: multiplies the scores.
         window: how many keys a token sees, itself included; None: all.
         scratch: of `DecodeScratch.allocate`, for at least this many sequences.
         config: how to cut the work; None: as measured best on an H100.
+        out: contiguous, like q: where the result goes; None: a new tensor.
 
     Returns:
         [sequences, heads, head_dim], of q's type.
@@ -150,15 +162,16 @@ def attend_decode(
     page_size, kv_heads = cache.keys.shape[1:3]
     group = heads // kv_heads
     if config is None:
-        config = FULL if window is None or window > WINDOWED.keys else WINDOWED
+        config = _choose(sequences, window)
     check_shapes(q, cache)
     if sequences > scratch.arrived.shape[0]:
         raise ValueError(
             f"the scratch is for {scratch.arrived.shape[0]} sequences and the step has {sequences}"
         )
-    short = window is not None and window <= config.keys
+    short = window is not None and window <= SHORT
     splits = 1 if short else scratch.splits(sequences)
-    out = torch.empty_like(q)
+    if out is None:
+        out = torch.empty_like(q)
     _decode[(kv_heads, splits, sequences)](
         q,
         cache.keys,
@@ -174,7 +187,7 @@ def attend_decode(
         scratch.arrived,
         paged.page_table.stride(0),
         scale * _LOG2_E,
-        -(-FILL // (sequences * kv_heads)),
+        max(1, config.fill // (sequences * kv_heads)),
         HEADS=heads,
         KV_HEADS=kv_heads,
         HEAD_DIM=head_dim,
@@ -187,12 +200,19 @@ def attend_decode(
         MOST=config.most if splits > 1 else 1,
         PARTS=4 * config.warps,
         PREFETCH=config.prefetch,
+        EARLY=config.early,
         PDL=scratch.pdl,
         num_warps=config.warps,
         num_stages=config.stages,
         **({"launch_pdl": True} if scratch.pdl else {}),
     )
     return out
+
+
+def _choose(sequences: int, window: int | None) -> DecodeConfig:
+    if window is None or window > SHORT:
+        return FULL if sequences <= MANY else FULL_MANY
+    return WINDOWED if sequences <= MANY else WINDOWED_MANY
 
 
 def check_shapes(q: Tensor, cache: LayerCache) -> None:
@@ -248,6 +268,7 @@ def _decode(  # type: ignore[no-untyped-def]
     MOST: tl.constexpr,
     PARTS: tl.constexpr,  # parts that are added up at a time
     PREFETCH: tl.constexpr,
+    EARLY: tl.constexpr,
     PDL: tl.constexpr,
 ):
     kv_head = tl.program_id(0)
@@ -280,6 +301,7 @@ def _decode(  # type: ignore[no-untyped-def]
     table_ptr += tl.cast(sequence, tl.int64) * table_stride
     key_ptr += kv_head * HEAD_DIM
     value_ptr += kv_head * HEAD_DIM
+    ONE_BLOCK: tl.constexpr = EARLY and WINDOW > 0 and WINDOW <= KEYS
     if PREFETCH:
         for start in range(begin, end, KEYS):
             key = tl.minimum(start + tl.arange(0, KEYS), end - 1) - first_kept
@@ -293,36 +315,48 @@ def _decode(  # type: ignore[no-untyped-def]
     q_offsets = (sequence * HEADS + head)[:, None] * HEAD_DIM + dim[None, :]
     sink = tl.load(sink_ptr + head, mask=row_mask, other=0.0).to(tl.float32) * LOG2_E
     page = _load_pages(table_ptr, begin, end, first_kept, PAGE, KEYS)
-    if PDL:
-        gdc_wait()
-
     largest = tl.full([ROWS], LOWEST, tl.float32)
     # Summed over keys at the end: a sum over warps in each block would cost two barriers.
     shares = tl.zeros([ROWS, KEYS], tl.float32)
     mixed = tl.zeros([ROWS, HEAD_DIM], tl.float32)
-    for start in range(begin, end, KEYS):
-        # Pages are found a block ahead, so that keys never wait for their place.
-        next_page = _load_pages(table_ptr, start + KEYS, end, first_kept, PAGE, KEYS)
-        # Read with each block, under a mask that says so, as the first keys would wait for a q
-        # that is read once before the loop.
-        q = tl.load(q_ptr + q_offsets, mask=row_mask[:, None] & (start < end), other=0.0)
-        key = start + tl.arange(0, KEYS)
-        visible = key < end
-        slot = page.to(tl.int64) * PAGE + (key - first_kept) % PAGE
-        offsets = slot[:, None] * (KV_HEADS * HEAD_DIM) + dim[None, :]
-        keys = tl.load(key_ptr + offsets, mask=visible[:, None], other=0.0)
-        values = tl.load(value_ptr + offsets, mask=visible[:, None], other=0.0)
+    rest = begin
+    if EARLY:
+        key = begin + tl.arange(0, KEYS)
+        offsets = _place(page, key - first_kept, KV_HEADS, HEAD_DIM, PAGE)
+        old = (key < tl.minimum(end, length - 1))[:, None]
+        keys = tl.load(key_ptr + offsets, mask=old, other=0.0)
+        values = tl.load(value_ptr + offsets, mask=old, other=0.0)
+        rest += KEYS
+        if not ONE_BLOCK:
+            page = _load_pages(table_ptr, rest, end, first_kept, PAGE, KEYS)
+    if PDL:
+        gdc_wait()
 
-        scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale  # [ROWS, KEYS]
-        scores = tl.where(visible[None, :], scores, float("-inf"))
-        top = tl.maximum(largest, tl.max(scores, 1))
-        shrink = tl.exp2(largest - top)
-        new = tl.exp2(scores - top[:, None])
-        shares = shares * shrink[:, None] + new
-        mixed = mixed * shrink[:, None]
-        mixed = tl.dot(new.to(values.dtype), values, mixed, input_precision="ieee")
-        largest = top
-        page = next_page
+    if EARLY:
+        q = tl.load(q_ptr + q_offsets, mask=row_mask[:, None], other=0.0)
+        newest = ((key == length - 1) & (key < end))[:, None]
+        keys = tl.load(key_ptr + offsets, mask=newest, other=keys)
+        values = tl.load(value_ptr + offsets, mask=newest, other=values)
+        largest, shares, mixed = _add_keys(
+            q, keys, values, key < end, scale, largest, shares, mixed
+        )
+    if not ONE_BLOCK:
+        for start in range(rest, end, KEYS):
+            # Pages are found a block ahead, so that keys never wait for their place.
+            next_page = _load_pages(table_ptr, start + KEYS, end, first_kept, PAGE, KEYS)
+            if not EARLY:
+                # Read with each block, under a mask that says so, as the first keys would wait for
+                # a q that is read once before the loop.
+                q = tl.load(q_ptr + q_offsets, mask=row_mask[:, None] & (start < end), other=0.0)
+            key = start + tl.arange(0, KEYS)
+            visible = key < end
+            offsets = _place(page, key - first_kept, KV_HEADS, HEAD_DIM, PAGE)
+            keys = tl.load(key_ptr + offsets, mask=visible[:, None], other=0.0)
+            values = tl.load(value_ptr + offsets, mask=visible[:, None], other=0.0)
+            largest, shares, mixed = _add_keys(
+                q, keys, values, visible, scale, largest, shares, mixed
+            )
+            page = next_page
     total = tl.sum(shares, 1)
 
     if WHOLE or parts == 1:
@@ -359,6 +393,29 @@ def _load_pages(  # type: ignore[no-untyped-def]
     """The page of each of the keys start .. start + KEYS - 1; 0 from `end` on."""
     key = start + tl.arange(0, KEYS)
     return tl.load(table_ptr + (key - first_kept) // PAGE, mask=key < end, other=0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _place(  # type: ignore[no-untyped-def]
+    page, kept, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr
+):
+    """Where the elements of keys lie, [keys, HEAD_DIM]; `kept` counts from the first one kept."""
+    slot = page.to(tl.int64) * PAGE + kept % PAGE
+    return slot[:, None] * (KV_HEADS * HEAD_DIM) + tl.arange(0, HEAD_DIM)[None, :]
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _add_keys(q, keys, values, visible, scale, largest, shares, mixed):
+    """The running softmax with a block of keys joined to it."""
+    scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale  # [ROWS, KEYS]
+    scores = tl.where(visible[None, :], scores, float("-inf"))
+    top = tl.maximum(largest, tl.max(scores, 1))
+    shrink = tl.exp2(largest - top)
+    new = tl.exp2(scores - top[:, None])
+    shares = shares * shrink[:, None] + new
+    mixed = mixed * shrink[:, None]
+    mixed = tl.dot(new.to(values.dtype), values, mixed, input_precision="ieee")
+    return top, shares, mixed
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -16,6 +16,9 @@ partial tile. They start from the last, which sees the most keys; programs witho
 once. A program walks over the keys KEYS at a time with the running maximum and sum of the softmax,
 which start from the sink: first over the keys that all its queries see, then over those that only
 some see. Programs share a processor, so that one's exponentials hide behind another's products.
+A tile of 128 rows asks the L2 for half as much as one of 64, which it would be busy with all the
+time. Short windows have a kernel of their own, `triton_prefill_window`, and single tokens that come
+first in the step another, `triton_decode`: here, one would fill 8 rows of a tile.
 """
 
 from __future__ import annotations
@@ -27,7 +30,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ossia.kernels.attention.triton_decode import LOG2_E, check_shapes
+from ossia.kernels.attention.triton_decode import (
+    LOG2_E,
+    DecodeScratch,
+    attend_decode,
+    check_shapes,
+)
+from ossia.kernels.attention.triton_prefill_window import attend_window, find_sequence
 from ossia.model.batch import LayerCache, PagedBatch
 
 
@@ -40,11 +49,13 @@ class PrefillConfig:
     warps: int
     stages: int  # blocks of keys in flight
     registers: int | None = None  # of a thread, at most; None: the compiler's choice
+    at_once: bool = False  # a short window's keys are not walked over; `keys`, `stages` do nothing
 
 
-# 128 registers let two programs of 8 warps share a processor; without the limit it takes 146.
-FULL = PrefillConfig(rows=128, keys=64, warps=8, stages=3, registers=128)
-WINDOWED = PrefillConfig(rows=128, keys=64, warps=8, stages=3, registers=128)
+FULL = PrefillConfig(rows=128, keys=64, warps=4, stages=3)
+WINDOWED = PrefillConfig(rows=128, keys=64, warps=8, stages=3, registers=128, at_once=True)
+WALKED = PrefillConfig(rows=64, keys=32, warps=4, stages=3)
+AT_ONCE = 128  # keys in the longest window whose scores fit in the registers
 
 
 def attend_prefill(
@@ -59,7 +70,8 @@ def attend_prefill(
 ) -> Tensor:
     """Attention of a step's tokens over what the cache holds, themselves included.
 
-    Any mix of sequences: new prompts, chunks that go on, single tokens.
+    Any mix of sequences: new prompts, chunks that go on, single tokens. Those that come first cost
+    what they cost when decoding, as far as `paged.num_decodes` says how many there are.
 
     Args:
         q: [tokens, heads, head_dim] contiguous, rotated.
@@ -79,36 +91,58 @@ def attend_prefill(
     tokens, heads, head_dim = q.shape
     page_size, kv_heads = cache.keys.shape[1:3]
     if config is None:
-        config = FULL if window is None else WINDOWED
+        config = FULL if window is None else WINDOWED if window <= AT_ONCE else WALKED
     check_shapes(q, cache)
+    out = torch.empty_like(q)
+    skipped = paged.num_decodes
+    if skipped:
+        device = q.device
+        scratch = DecodeScratch.allocate(skipped, heads, kv_heads, head_dim, device, pdl=False)
+        attend_decode(q[:skipped], cache, paged, sinks, scale, window, scratch, out=out[:skipped])
+    sequences = len(paged.kv_lens) - skipped
+    if not sequences:
+        return out
     rows = max(config.rows, heads // kv_heads)
     queries = rows // (heads // kv_heads)
-    sequences = len(paged.kv_lens)
-    out = torch.empty_like(q)
-    _prefill[(tokens // queries + sequences, kv_heads)](
+    grid = ((tokens - skipped) // queries + sequences, kv_heads)
+    arguments = (
         q,
         cache.keys,
         cache.values,
         out,
         sinks,
-        paged.page_table,
-        paged.first_positions,
-        paged.kv_lens,
-        paged.query_starts,
+        paged.page_table[skipped:],
+        paged.first_positions[skipped:],
+        paged.kv_lens[skipped:],
+        paged.query_starts[skipped:],
+        skipped,
         sequences,
         paged.page_table.stride(0),
         scale * _LOG2_E,
-        HEADS=heads,
-        KV_HEADS=kv_heads,
-        HEAD_DIM=head_dim,
-        PAGE=page_size,
-        WINDOW=window or 0,
-        QUERIES=queries,
-        KEYS=max(config.keys, page_size),
-        num_warps=config.warps,
-        num_stages=config.stages,
-        maxnreg=config.registers,
     )
+    geometry = {"HEADS": heads, "KV_HEADS": kv_heads, "HEAD_DIM": head_dim, "PAGE": page_size}
+    if config.at_once and window is not None and window <= AT_ONCE:
+        attend_window[grid](
+            *arguments,
+            **geometry,
+            WINDOW=window,
+            QUERIES=queries,
+            FIRST=max(16, triton.next_power_of_2(window)),
+            REST=max(16, queries),
+            num_warps=config.warps,
+            maxnreg=config.registers,
+        )
+    else:
+        _prefill[grid](
+            *arguments,
+            **geometry,
+            WINDOW=window or 0,
+            QUERIES=queries,
+            KEYS=max(config.keys, page_size),
+            num_warps=config.warps,
+            num_stages=config.stages,
+            maxnreg=config.registers,
+        )
     return out
 
 
@@ -122,6 +156,7 @@ _LOG2_E = 1.4426950408889634  # exp(x) = exp2(x * log2(e)), and exp2 is one inst
         "first_ptr",
         "length_ptr",
         "start_ptr",
+        "skipped",
         "sequences",
         "table_stride",
     ]
@@ -136,6 +171,7 @@ def _prefill(  # type: ignore[no-untyped-def]
     first_ptr,  # int32 [sequences]
     length_ptr,  # int32 [sequences]
     start_ptr,  # int32 [sequences + 1]
+    skipped,  # tokens before the first of these sequences
     sequences,
     table_stride,
     scale,  # times log2(e)
@@ -152,25 +188,16 @@ def _prefill(  # type: ignore[no-untyped-def]
     GROUP: tl.constexpr = HEADS // KV_HEADS
     ROWS: tl.constexpr = QUERIES * GROUP
 
-    # The last sequence whose first tile is not after this one.
-    low = 0
-    high = sequences - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if tl.load(start_ptr + middle) // QUERIES + middle <= tile:
-            low = middle
-        else:
-            high = middle - 1
-    sequence = low
-
+    sequence = find_sequence(start_ptr, skipped, sequences, tile, QUERIES)
     begin = tl.load(start_ptr + sequence)
     count = tl.load(start_ptr + sequence + 1) - begin
-    first_query = (tile - begin // QUERIES - sequence) * QUERIES
-    if first_query >= count:
-        return
     # Positions count from the first that is kept, which is at the start of a page.
     first_kept = tl.load(first_ptr + sequence)
-    first_position = tl.load(length_ptr + sequence) - count + first_query - first_kept
+    length = tl.load(length_ptr + sequence) - first_kept
+    first_query = (tile - (begin - skipped) // QUERIES - sequence) * QUERIES
+    if first_query >= count:
+        return
+    first_position = length - count + first_query
     end = first_position + tl.minimum(QUERIES, count - first_query)  # keys that some query sees
 
     row = tl.arange(0, ROWS)
