@@ -1,14 +1,16 @@
 """Times the experts of a decoding step on a Hopper GPU, in the geometry of gpt-oss-20b.
 
-    python -m benchmarks.kernels.moe_decode [--quick]
+    python -m benchmarks.kernels.moe_decode [--quick] [--experts 128] [--skew 1.0]
 
 A line for each number of tokens and launch shape; both launches together. The floor is the packed
-weights of the experts in use at 3.0 TB/s. Routing is uniform at random, drawn anew for each layer.
+weights of the experts in use at 3.0 TB/s. Routing is drawn anew for each layer, the same for all
+launch shapes: uniform, or with --skew the standard deviation of the experts' popularity beside
+that of a token's taste. With 128 experts (gpt-oss-120b) only the shapes in use are timed.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from dataclasses import astuple
 
@@ -27,7 +29,8 @@ from ossia.kernels.moe.cuda_decode import (
 from ossia.kernels.moe.hopper_layout import HopperExperts
 from ossia.kernels.router.groups import group
 
-LAYERS, EXPERTS, HIDDEN, INTERMEDIATE, K = 6, 32, 2880, 2880, 4
+HIDDEN, INTERMEDIATE, K = 2880, 2880, 4
+PACKED_EXPERTS = 192  # of all layers together: 2.5 GB
 ALPHA, LIMIT = 1.702, 7.0
 BYTES_AN_EXPERT = 3 * HIDDEN * INTERMEDIATE * 17 / 32
 BYTES_A_MICROSECOND = 3.0e6
@@ -35,49 +38,54 @@ LATEST = 50.0  # seconds after which no further configuration is tried
 
 ONE = (
     OneConfig(),
-    OneConfig(5, 5, 5, 5, 1),
-    OneConfig(5, 9, 5, 9, 4),
-    OneConfig(3, 8, 3, 8, 1),
-    OneConfig(9, 5, 5, 9, 2),
+    OneConfig(9, 5, 5, 9, 2, 5),
+    OneConfig(9, 5, 5, 9, 2, 6),
+    OneConfig(9, 5, 3, 8, 2),
+    OneConfig(9, 5, 9, 5, 4),
+    OneConfig(9, 5, 5, 9, 4),
+    OneConfig(15, 3, 5, 9, 2),
+    OneConfig(5, 5, 5, 9, 2),
 )
-FEW = {
-    8: (
-        FewConfig(8, 4, 3, 1, 9, 4),
-        FewConfig(8, 8, 1, 1, 9, 4),
-        FewConfig(8, 4, 2, 1, 5, 6, 2),
-        FewConfig(8, 12, 1, 1, 5, 5),
-    ),
-    16: (
-        FewConfig(16, 4, 3, 1, 9, 4),
-        FewConfig(16, 4, 2, 1, 5, 4, 2),
-        FewConfig(16, 12, 1, 1, 5, 4),
-    ),
-    32: (
-        FewConfig(32, 8, 1, 2, 3, 5),
-        FewConfig(32, 4, 2, 2, 5, 4),
-        FewConfig(32, 4, 3, 2, 3, 6),
-    ),
+FEW = {  # beside the default, by tokens
+    2: (FewConfig(8, 4, 2, 1, 5, 6, 2),),
+    8: (FewConfig(8, 4, 2, 1, 5, 6, 2), FewConfig(8, 8, 1, 1, 9, 4)),
+    32: (FewConfig(16, 8, 2, 1, 5, 6), FewConfig(8, 8, 1, 1, 5, 6)),
     64: (
-        FewConfig(64, 4, 1, 2, 3, 5),
-        FewConfig(64, 8, 1, 1, 3, 5),
-        FewConfig(64, 4, 2, 2, 3, 4),
+        FewConfig(16, 8, 1, 1, 5, 6),
+        FewConfig(24, 8, 1, 1, 5, 6),
+        FewConfig(32, 16, 1, 1, 3, 5),
+        FewConfig(32, 8, 1, 2, 3, 5),
     ),
+    128: (
+        FewConfig(32, 16, 1, 1, 3, 5),
+        FewConfig(32, 8, 2, 1, 5, 4),
+        FewConfig(32, 8, 1, 2, 3, 5),
+        FewConfig(24, 16, 1, 1, 3, 5),
+    ),
+    192: (FewConfig(48, 8, 1, 2, 3, 5),),
+    256: (
+        FewConfig(48, 8, 1, 2, 3, 5),
+        FewConfig(48, 16, 1, 1, 3, 5),
+        FewConfig(48, 12, 1, 2, 3, 3),
+        FewConfig(48, 8, 1, 1, 5, 4),
+    ),
+    512: (FewConfig(64, 12, 1, 2, 3, 3), FewConfig(64, 16, 1, 1, 3, 4)),
 }
 
 
-def random_layer() -> HopperExperts:
+def random_layer(experts: int) -> HopperExperts:
     """Any bytes are valid weights."""
 
     def nibbles(rows: int, columns: int) -> Tensor:
-        shape = (EXPERTS, rows // 16, columns // 64, 32, 16)
+        shape = (experts, rows // 16, columns // 64, 32, 16)
         return torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
 
     def scales(rows: int, columns: int) -> Tensor:
-        shape = (EXPERTS, rows // 16, columns // 64, 8, 4)
+        shape = (experts, rows // 16, columns // 64, 8, 4)
         return torch.randint(118, 120, shape, dtype=torch.uint8, device="cuda")
 
     def bias(size: int) -> Tensor:
-        return torch.randn(EXPERTS, size, dtype=torch.bfloat16, device="cuda")
+        return torch.randn(experts, size, dtype=torch.bfloat16, device="cuda")
 
     return HopperExperts(
         nibbles(2 * INTERMEDIATE, HIDDEN),
@@ -91,10 +99,18 @@ def random_layer() -> HopperExperts:
     )
 
 
+def choices(tokens: int, experts: int, skew: float) -> Tensor:
+    """int32 [tokens, K]"""
+    taste = torch.randn(tokens, experts, device="cuda")
+    popularity = skew * torch.randn(experts, device="cuda")
+    return (taste + popularity).topk(K, dim=-1).indices.int()
+
+
 def time_one(layers: list[HopperExperts], config: OneConfig, repeats: int) -> None:
+    torch.manual_seed(1)
     x = torch.randn(1, HIDDEN, device="cuda").bfloat16()
     normed = torch.randn(1, HIDDEN, device="cuda").bfloat16()
-    logits = torch.randn(len(layers), EXPERTS, device="cuda")
+    logits = torch.randn(len(layers), layers[0].num_experts, device="cuda")
     floor = K * BYTES_AN_EXPERT / BYTES_A_MICROSECOND
     try:
         us = graph_microseconds(
@@ -110,14 +126,16 @@ def time_one(layers: list[HopperExperts], config: OneConfig, repeats: int) -> No
         report_error("experts_one", 1, astuple(config), error)
 
 
-def time_few(layers: list[HopperExperts], tokens: int, config: FewConfig, repeats: int) -> None:
+def time_few(
+    layers: list[HopperExperts], tokens: int, config: FewConfig, repeats: int, skew: float
+) -> None:
+    torch.manual_seed(tokens)
+    num_experts = layers[0].num_experts
     try:
         normed = torch.randn(tokens, HIDDEN, device="cuda").bfloat16()
-        chosen = [
-            torch.rand(tokens, EXPERTS, device="cuda").topk(K, dim=-1).indices.int() for _ in layers
-        ]
+        chosen = [choices(tokens, num_experts, skew) for _ in layers]
         in_use = sum(len(one.unique()) for one in chosen) / len(layers)
-        groups = [group(one, EXPERTS, config.rows_a_tile) for one in chosen]
+        groups = [group(one, num_experts, config.rows_a_tile) for one in chosen]
         us = graph_microseconds(
             lambda: [
                 experts_few(normed, plan, layer, ALPHA, LIMIT, config=config)
@@ -133,21 +151,27 @@ def time_few(layers: list[HopperExperts], tokens: int, config: FewConfig, repeat
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--experts", type=int, default=32)
+    parser.add_argument("--skew", type=float, default=0.0)
+    options = parser.parse_args()
     begin = time.monotonic()
-    quick = "--quick" in sys.argv
     torch.manual_seed(0)
-    layers = [random_layer() for _ in range(LAYERS)]
-    repeats = 5 if quick else 15
-    for one in ONE[:1] if quick else ONE:
+    count = options.experts
+    layers = [random_layer(count) for _ in range(max(2, PACKED_EXPERTS // count))]
+    repeats = 5 if options.quick else 15
+    usual_only = options.quick or count != 32
+    for one in ONE[:1] if usual_only else ONE:
         time_one(layers, one, repeats)
-    sizes = (8, 32, 128) if quick else (2, 8, 16, 32, 64, 128, 256, 512)
+    sizes = (8, 32, 128) if options.quick else (2, 4, 8, 16, 32, 64, 128, 192, 256, 512)
     for tokens in sizes:  # the shapes in use first
-        rows = rows_a_tile(tokens, K, EXPERTS)
-        time_few(layers, tokens, few_config(rows, HIDDEN, INTERMEDIATE), repeats)
-    for tokens in () if quick else (8, 32, 128, 256, 64):
-        for few in FEW[rows_a_tile(tokens, K, EXPERTS)]:
+        config = few_config(rows_a_tile(tokens, K, count), HIDDEN, INTERMEDIATE)
+        time_few(layers, tokens, config, repeats, options.skew)
+    for tokens in () if usual_only else (256, 128, 64, 192, 8, 2, 32, 512):
+        for few in FEW[tokens]:
             if time.monotonic() - begin < LATEST:
-                time_few(layers, tokens, few, repeats)
+                time_few(layers, tokens, few, repeats, options.skew)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_equal_logits_choose_the_lower_expert(experts_of):
 
 @pytest.mark.parametrize(
     "config",
-    [(5, 5, 5, 4, 1), (3, 8, 3, 8, 1), (9, 5, 5, 9, 2), (5, 9, 5, 9, 4)],
+    [(5, 5, 5, 4, 1), (3, 8, 3, 8, 1), (9, 5, 5, 9, 2, 5), (5, 9, 5, 9, 4)],
     ids=str,
 )
 def test_launch_shapes_of_one_token_agree(experts_of, config):
@@ -150,7 +150,7 @@ def check_few(experts: HopperExperts, tokens: int, chosen: Tensor, rows: int, **
 
 
 @pytest.mark.parametrize("pdl", [True, False], ids=["dependent launch", "plain"])
-@pytest.mark.parametrize("tokens", [1, 2, 8, 32, 64, 100, 256, 512])
+@pytest.mark.parametrize("tokens", [1, 2, 8, 32, 64, 100, 200, 256, 512])
 def test_few_tokens(experts_of, tokens, pdl):
     from ossia.kernels.moe.cuda_decode import rows_a_tile
 
@@ -158,13 +158,19 @@ def test_few_tokens(experts_of, tokens, pdl):
     check_few(experts_of(), tokens, chosen, rows_a_tile(tokens, K, 32), pdl=pdl)
 
 
-@pytest.mark.parametrize("rows", [8, 16, 32, 64])
+@pytest.mark.parametrize("rows", [8, 16, 24, 32, 48, 64])
 def test_all_tokens_like_the_same_experts(experts_of, rows):
     """An expert has several work items, and most experts none."""
     check_few(experts_of(), 90, chosen_experts(90, 32, among=5), rows)
 
 
-@pytest.mark.parametrize("rows", [8, 64])
+@pytest.mark.parametrize("count", [1, 7, 9, 17, 25, 33, 41, 47, 57, 64])
+def test_items_of_every_size(experts_of, count):
+    """All tokens choose the same experts: each has one item of `count` rows, in a tile of 64."""
+    check_few(experts_of(), count, chosen_experts(count, 32, among=K), 64)
+
+
+@pytest.mark.parametrize("rows", [8, 48, 64])
 def test_other_sizes(experts_of, rows):
     """128 experts; and columns that do not divide into the usual stages."""
     check_few(experts_of(128), 40, chosen_experts(40, 128), rows)
@@ -174,7 +180,14 @@ def test_other_sizes(experts_of, rows):
 
 @pytest.mark.parametrize(
     "config",
-    [(8, 4, 3, 1, 9, 4), (16, 4, 2, 1, 5, 3, 2), (32, 4, 2, 2, 5, 4), (64, 4, 1, 2, 3, 5)],
+    [
+        (8, 4, 3, 1, 9, 4),
+        (16, 4, 2, 1, 5, 3, 2),
+        (32, 4, 2, 2, 5, 4),
+        (32, 16, 1, 1, 3, 5),
+        (48, 12, 1, 2, 3, 3),
+        (64, 4, 1, 2, 3, 5),
+    ],
     ids=str,
 )
 def test_launch_shapes_of_few_tokens_agree(experts_of, config):

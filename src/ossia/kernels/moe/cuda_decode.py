@@ -23,6 +23,7 @@ from ossia.kernels.moe.hopper_layout import CHUNK, TILE, HopperExperts
 from ossia.kernels.router.groups import Groups, max_work
 
 ARCHITECTURE = "sm_90a"
+ROWS_A_TILE = (8, 16, 24, 32, 48, 64)  # what a work item may have at most
 _WARP = 32
 _SHARED_BYTES = 227 << 10  # that a block of Hopper can have, at most
 _STATIC_BYTES = 1 << 10  # of them, left for static shared memory
@@ -32,18 +33,19 @@ _STATIC_BYTES = 1 << 10  # of them, left for static shared memory
 class OneConfig:
     """How `experts_one` is launched; warps must divide the chunks of 64 columns."""
 
-    up_warps: int = 5
-    up_depth: int = 9  # 16-byte loads of weights that a lane has in flight
+    up_warps: int = 9
+    up_depth: int = 5  # 16-byte loads of weights that a lane has in flight
     down_warps: int = 5  # for each expert
     down_depth: int = 9
-    down_cluster: int = 1  # blocks that share the experts of a tile
+    down_cluster: int = 2  # blocks that share the experts of a tile
+    up_blocks: int = 0  # of a multiprocessor, that registers must suffice for; 0: compiler's choice
 
 
 @dataclass(frozen=True, slots=True)
 class FewConfig:
     """How `experts_few` is launched."""
 
-    rows_a_tile: int  # most rows of a work item: 8, 16, 32 or 64
+    rows_a_tile: int  # most rows of a work item, one of ROWS_A_TILE
     warps_m: int  # warps side by side along the weight rows
     warps_k: int  # warps that share the columns of the same weight rows
     tiles: int  # of 16 weight rows, of a warp
@@ -53,8 +55,8 @@ class FewConfig:
 
     @property
     def threads(self) -> int:
-        """Of a block: warps that multiply, one that copies weights, one for 32 rows to copy."""
-        copying = 1 + -(-self.rows_a_tile // _WARP)
+        """Of a block: warps that multiply, one that copies weights, one or two that copy rows."""
+        copying = 1 + (2 if self.rows_a_tile > 16 else 1)
         return (self.warps_m * self.warps_k + copying) * _WARP
 
     @property
@@ -75,7 +77,8 @@ class FewConfig:
 def rows_a_tile(tokens: int, k: int, num_experts: int) -> int:
     """The `rows_a_tile` for `group`: room for three standard deviations above the mean load.
 
-    A second work item of an expert reads the expert's weights again.
+    A second work item of an expert unpacks the expert's weights again; room that an item does not
+    use costs only shared memory. So few sizes, of which each is compiled, are enough.
     """
     mean = tokens * k / num_experts
     return next((n for n in (8, 16, 32) if mean + 3 * math.sqrt(mean) <= n), 64)
@@ -86,7 +89,9 @@ def few_config(rows: int, hidden: int, intermediate: int) -> FewConfig:
     wanted = {
         8: FewConfig(8, 8, 1, 1, 5, 6),
         16: FewConfig(16, 8, 1, 1, 5, 6),
-        32: FewConfig(32, 8, 1, 1, 5, 4),
+        24: FewConfig(24, 8, 1, 1, 5, 6),
+        32: FewConfig(32, 8, 1, 1, 5, 5),
+        48: FewConfig(48, 8, 1, 2, 3, 5),
         64: FewConfig(64, 8, 1, 2, 3, 4),
     }[rows]
     if wanted.fits(hidden, intermediate):
@@ -179,7 +184,7 @@ def experts_few(
 
     Args:
         normed: bf16 [tokens, hidden].
-        groups: of the tokens' pairs, with rows_a_tile 8, 16, 32 or 64 (see `rows_a_tile`). They
+        groups: of the tokens' pairs, with a size of `ROWS_A_TILE` (see `rows_a_tile`). They
             must have been written before the kernel that comes just before this call, or by it.
         experts: on the same device.
         alpha: of the gate's sigmoid.
@@ -209,7 +214,6 @@ def experts_few(
     y = torch.empty(pairs, hidden, dtype=torch.bfloat16, device=normed.device)
     items = max_work(pairs, num_experts, config.rows_a_tile)
     blocks = _multiprocessors(normed.device.index) * config.blocks_a_sm
-    rows_a_unit = config.warps_m * config.tiles * TILE
     h_at = h.data_ptr()
     plan = (
         groups.pair_of_row.data_ptr(),
@@ -217,7 +221,7 @@ def experts_few(
         groups.num_work.data_ptr(),
     )
     gate_up(
-        (min(blocks, items * -(-2 * intermediate // rows_a_unit)),),
+        (min(blocks, items * (2 * intermediate // TILE)),),
         experts.gate_up_blocks.data_ptr(),
         experts.gate_up_scales.data_ptr(),
         experts.gate_up_bias.data_ptr(),
@@ -229,7 +233,7 @@ def experts_few(
         limit,
     )
     down(
-        (min(blocks, items * -(-hidden // rows_a_unit)),),
+        (min(blocks, items * (hidden // TILE)),),
         experts.down_blocks.data_ptr(),
         experts.down_scales.data_ptr(),
         experts.down_bias.data_ptr(),
@@ -256,6 +260,7 @@ def one_source(
         "EXPERTS": num_experts,
         "TOPK": k,
         "UP_WARPS": config.up_warps,
+        "UP_BLOCKS": config.up_blocks,
         "UP_DEPTH": min(config.up_depth, hidden // CHUNK // config.up_warps),
         "DOWN_WARPS": config.down_warps,
         "DOWN_DEPTH": min(config.down_depth, intermediate // CHUNK // config.down_warps),
@@ -267,7 +272,7 @@ def few_source(
     hidden: int, intermediate: int, k: int, config: FewConfig
 ) -> tuple[str, dict[str, int]]:
     """What `experts_few` compiles: text and macros."""
-    if config.rows_a_tile not in (8, 16, 32, 64) or not config.fits(hidden, intermediate):
+    if config.rows_a_tile not in ROWS_A_TILE or not config.fits(hidden, intermediate):
         raise ValueError(f"{config} does not fit hidden {hidden}, intermediate {intermediate}.")
     return _source("cuda_decode_few.cu"), {
         "HIDDEN": hidden,

@@ -5,26 +5,31 @@
 //   few_down:    y[pair of row] = D_e h[row] + b                    bf16 [pairs, HIDDEN]
 //
 // Bytes: the matrices of every expert in use once, 4.25 bits a weight; 8.8 MB and 4.4 MB an expert
-// of gpt-oss. Each unit reads its rows' activations from the L2 again, so it takes many weight rows.
+// of gpt-oss. A unit reads its rows' activations from the L2 again, so it takes many weight rows.
 //
-// Launch shape: persistent blocks. A unit is a work item and BLOCK_TILES tiles of 16 weight rows;
-// block b does units b, b + gridDim, ... Units of the same weight rows stand side by side, so that
-// where an expert has two items the second finds the weights in the L2. One warp copies weights and
-// scales, one or two copy activations, CHUNKS chunks a stage, by the bulk copy engine into a ring
-// of STAGES stages, so that STAGES - 1 of them (60 KB and more of weights) are on their way at any
-// time and also from one unit to the next. It takes several warps because a warp starts the copies
-// of its lanes one after the other, some 40 cycles each. WARPS_M x WARPS_K warps multiply: a warp
-// has TILES tiles, and every WARPS_K-th chunk; partial sums of the WARPS_K meet in shared memory.
+// Launch shape: persistent blocks. A unit is a work item and up to BLOCK_TILES tiles of 16 weight
+// rows; block b does units b, b + gridDim, ... An item is cut into so many units that all blocks
+// get the same number: with full units, the last round would leave most multiprocessors idle.
+// Units of the same weight rows stand side by side, so that where an expert has two items the
+// second finds the weights in the L2.
 //
-// Rows that an item does not have hold stale bytes in shared memory; they only reach columns of the
-// product that nobody stores.
+// One lane copies weights and scales by the bulk copy engine, CHUNKS chunks a stage, into a ring of
+// STAGES stages, so that STAGES - 1 of them (60 KB and more of weights) are on their way at any
+// time and also from one unit to the next. Lanes that each start a bulk copy take turns of some 60
+// cycles, which the 32 copies of a stage of 16 tiles have not; a single elected lane needs about
+// ten. Rows of activations lie apart and are short, so other warps copy them in pieces of 16 bytes.
+// WARPS_M x WARPS_K warps multiply: a warp has TILES tiles, and every WARPS_K-th chunk; partial
+// sums of the WARPS_K meet in shared memory.
 //
-// Macros: HIDDEN, INTERMEDIATE, TOPK, N (8, 16, 32 or 64), WARPS_M, WARPS_K, TILES, CHUNKS (divides
-// HIDDEN / 64 and INTERMEDIATE / 64), STAGES, BLOCKS_A_SM.
+// Rows and tiles that a unit does not have hold stale bytes in shared memory; they only reach
+// elements of the product that nobody stores.
+//
+// Macros: HIDDEN, INTERMEDIATE, TOPK, N (a multiple of 8 up to 64), WARPS_M, WARPS_K, TILES, CHUNKS
+// (divides HIDDEN / 64 and INTERMEDIATE / 64), STAGES, BLOCKS_A_SM.
 
 constexpr int BLOCK_TILES = WARPS_M * TILES;
 constexpr int CONSUMERS = WARPS_M * WARPS_K;       // warps
-constexpr int ROW_COPIERS = (N + WARP - 1) / WARP; // warps, of 32 rows each
+constexpr int ROW_COPIERS = N > 16 ? 2 : 1;        // warps
 constexpr int THREADS = (CONSUMERS + 1 + ROW_COPIERS) * WARP;
 constexpr int TILE_BYTES = CHUNKS * WARP * 16;    // of a stage
 constexpr int SCALE_BYTES = CHUNKS * 32;          // of a tile in a stage
@@ -33,6 +38,11 @@ constexpr int PITCH = ROW_BYTES + 16;             // an odd number of 16 bytes: 
 constexpr int SCALES_AT = BLOCK_TILES * TILE_BYTES;
 constexpr int ROWS_AT = SCALES_AT + BLOCK_TILES * SCALE_BYTES;
 constexpr int STAGE_BYTES = ROWS_AT + N * PITCH;
+
+constexpr int PIECES = CHUNK * 2 / 16;             // of 16 bytes, of a row in a chunk
+constexpr int ROWS_A_COPY = WARP / PIECES;         // that a warp copies by one instruction
+constexpr int ROW_STEP = ROW_COPIERS * ROWS_A_COPY;
+static_assert(N % ROW_STEP == 0, "the copying warps share the rows evenly");
 
 struct Item { // as `Groups.work` has it
   int expert, first_row, rows, zero;
@@ -71,6 +81,27 @@ __device__ __forceinline__ void copy(u32 to, const void *from, u32 bytes, u32 ba
                "[%3];" ::"r"(to),
                "l"(from), "r"(bytes), "r"(barrier)
                : "memory");
+}
+
+__device__ __forceinline__ void copy_piece(u32 to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+// Arrives when the pieces that this thread asked for are there.
+__device__ __forceinline__ void arrive_after_pieces(u32 barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+// True in one lane of a warp, and the compiler knows that it is one.
+__device__ __forceinline__ bool elect() {
+  u32 elected;
+  asm volatile("{\n"
+               ".reg .pred one;\n"
+               "elect.sync _|one, 0xFFFFFFFF;\n"
+               "selp.u32 %0, 1, 0, one;\n"
+               "}"
+               : "=r"(elected));
+  return elected != 0;
 }
 
 // --- shared memory to registers
@@ -132,56 +163,91 @@ template <bool GATE_UP> struct Experts {
   u32 ring, full, empty; // addresses in shared memory
   float *partial;        // [WARPS_K - 1][WARPS_M][TILES][N / 8][WARP][4]
 
+  // Every block's units, and the tiles of a unit.
+  struct Plan {
+    int items, parts, units;
+
+    __device__ __forceinline__ Plan(int num_work) {
+      int blocks = gridDim.x;
+      items = max(num_work, 1);
+      int rounds = (items * UNITS + blocks - 1) / blocks;
+      parts = min(rounds * blocks / items, ALL_TILES); // of an item: UNITS or more
+      units = min(num_work, 1) * items * parts;
+    }
+    __device__ __forceinline__ int first_tile(int unit) const {
+      return unit / items * ALL_TILES / parts;
+    }
+    __device__ __forceinline__ int end_tile(int unit) const {
+      return (unit / items + 1) * ALL_TILES / parts;
+    }
+  };
+
   // --- the warps that copy
 
-  __device__ __forceinline__ void copy_weights(const int *num_work, int lane) const {
+  __device__ __forceinline__ void copy_weights(const int *num_work) const {
     if (GATE_UP) {
       wait_for_previous_kernel();
       let_next_kernel_start();
     }
     // few_down may read the work items before the wait: few_gate_up, the only kernel that may still
     // run, let it start after the kernels before had ended.
-    int items = *num_work, units = items * UNITS;
-    Place place;
-    for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
-      int first = unit / items * BLOCK_TILES, tiles = min(BLOCK_TILES, ALL_TILES - first);
-      long long tile = (long long)work[unit % items].expert * ALL_TILES + first + lane;
-      const u8 *tile_blocks = blocks + tile * (ALL_CHUNKS * WARP * 16);
-      const u8 *tile_scales = scales + tile * (ALL_CHUNKS * 32);
-      for (int step = 0; step < STEPS; step++) {
-        u32 to = ring + place.stage * STAGE_BYTES, barrier = full + place.stage * 8;
-        wait_for(empty + place.stage * 8, place.parity ^ 1);
-        if (lane == 0) arrive_and_expect(barrier, tiles * (TILE_BYTES + SCALE_BYTES));
-        __syncwarp();
-        if (lane < tiles) {
-          copy(to + lane * TILE_BYTES, tile_blocks + step * TILE_BYTES, TILE_BYTES, barrier);
-          copy(to + SCALES_AT + lane * SCALE_BYTES, tile_scales + step * SCALE_BYTES, SCALE_BYTES,
-               barrier);
+    if (elect()) {
+      Plan plan(*num_work);
+      Place place;
+      for (int unit = blockIdx.x; unit < plan.units; unit += gridDim.x) {
+        int first = plan.first_tile(unit), tiles = plan.end_tile(unit) - first;
+        long long tile = (long long)work[unit % plan.items].expert * ALL_TILES + first;
+        const u8 *tile_blocks = blocks + tile * (ALL_CHUNKS * WARP * 16);
+        const u8 *tile_scales = scales + tile * (ALL_CHUNKS * 32);
+        for (int step = 0; step < STEPS; step++) {
+          u32 to = ring + place.stage * STAGE_BYTES, barrier = full + place.stage * 8;
+          wait_for(empty + place.stage * 8, place.parity ^ 1);
+          arrive_and_expect(barrier, tiles * (TILE_BYTES + SCALE_BYTES));
+#pragma unroll 2
+          for (int m = 0; m < tiles; m++) {
+            copy(to + m * TILE_BYTES, tile_blocks + m * (ALL_CHUNKS * WARP * 16), TILE_BYTES,
+                 barrier);
+            copy(to + SCALES_AT + m * SCALE_BYTES, tile_scales + m * (ALL_CHUNKS * 32),
+                 SCALE_BYTES, barrier);
+          }
+          tile_blocks += TILE_BYTES;
+          tile_scales += SCALE_BYTES;
+          place.advance();
         }
-        place.advance();
       }
     }
+    __syncwarp();
     if (!GATE_UP) wait_for_previous_kernel();
   }
 
-  // Rows from, from + 1, ... from + 31 of every item.
-  __device__ __forceinline__ void copy_rows(const int *num_work, int from, int lane) const {
+  // Every ROW_COPIERS-th group of ROWS_A_COPY rows.
+  __device__ __forceinline__ void copy_rows(const int *num_work, int copier, int lane) const {
     wait_for_previous_kernel();
-    int items = *num_work, units = items * UNITS;
+    Plan plan(*num_work);
     Place place;
-    for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
-      Item item = work[unit % items];
-      int rows = max(0, min(WARP, item.rows - from));
-      int row = item.first_row + from + lane;
-      if (GATE_UP && lane < rows) row = pair_of_row[row] / TOPK;
-      const u8 *source = input + (long long)row * (COLUMNS * 2);
+    int first = copier * ROWS_A_COPY + lane / PIECES, piece = lane % PIECES * 16;
+    for (int unit = blockIdx.x; unit < plan.units; unit += gridDim.x) {
+      Item item = work[unit % plan.items];
+      const u8 *from[N / ROW_STEP];
+#pragma unroll
+      for (int i = 0; i < N / ROW_STEP; i++) {
+        int row = item.first_row + min(first + i * ROW_STEP, item.rows - 1);
+        if (GATE_UP) row = pair_of_row[row] / TOPK;
+        from[i] = input + (long long)row * (COLUMNS * 2) + piece;
+      }
       for (int step = 0; step < STEPS; step++) {
-        u32 to = ring + place.stage * STAGE_BYTES + ROWS_AT, barrier = full + place.stage * 8;
+        u32 to = ring + place.stage * STAGE_BYTES + ROWS_AT + first * PITCH + piece;
         wait_for(empty + place.stage * 8, place.parity ^ 1);
-        if (lane == 0) arrive_and_expect(barrier, rows * ROW_BYTES);
-        __syncwarp();
-        if (lane < rows)
-          copy(to + (from + lane) * PITCH, source + step * ROW_BYTES, ROW_BYTES, barrier);
+#pragma unroll
+        for (int i = 0; i < N / ROW_STEP; i++) {
+          if (first + i * ROW_STEP < item.rows) {
+#pragma unroll
+            for (int c = 0; c < CHUNKS; c++)
+              copy_piece(to + i * ROW_STEP * PITCH + c * CHUNK * 2, from[i] + c * CHUNK * 2);
+          }
+          from[i] += ROW_BYTES;
+        }
+        arrive_after_pieces(full + place.stage * 8);
         place.advance();
       }
     }
@@ -191,17 +257,24 @@ template <bool GATE_UP> struct Experts {
 
   // One unit with columns 0 .. 8 NS - 1.
   template <int NS>
-  __device__ __forceinline__ void multiply(Item item, int first_tile, Place &place, int warp_m,
-                                           int warp_k, int lane) const {
+  __device__ __forceinline__ void multiply(Item item, int first_tile, int end_tile, Place &place,
+                                           int warp_m, int warp_k, int lane) const {
+    // Groups of 8 columns whose operands are in registers together, for products that follow each
+    // other without waiting.
+    constexpr int GROUP = NS > 4 ? (NS + 1) / 2 : NS;
     // With a single product at a time, two sums halve the chain of dependent instructions.
     constexpr int SUMS = TILES * NS == 1 ? 2 : 1;
     float sums[SUMS][TILES][NS][4] = {};
-    bool active = first_tile < ALL_TILES;
+    bool active = first_tile < end_tile;
+    int pairs[(NS + 3) / 4]; // lane i has those of rows i, i + 32
+#pragma unroll
+    for (int i = 0; i < (NS + 3) / 4 && !GATE_UP; i++)
+      pairs[i] = pair_of_row[item.first_row + min(i * WARP + lane, item.rows - 1)];
     u32 biases[TILES];
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
       biases[m] = 0;
-      if (first_tile + m < ALL_TILES) {
+      if (first_tile + m < end_tile) {
         const u16 *from = bias + (long long)item.expert * ROWS + (first_tile + m) * TILE;
         int g = lane / 4;
         biases[m] = GATE_UP ? reinterpret_cast<const u32 *>(from)[g] : from[g] | from[g + 8] << 16;
@@ -218,8 +291,7 @@ template <bool GATE_UP> struct Experts {
                        ? warp_k
                        : (warp_k + step * (WARPS_K - CHUNKS % WARPS_K)) % WARPS_K;
       if (active) {
-        // Wide products have enough independent instructions in one chunk.
-#pragma unroll(NS > 4 ? 1 : CHUNKS)
+#pragma unroll
         for (int i = 0; i < (CHUNKS + WARPS_K - 1) / WARPS_K; i++) {
           int chunk = i * WARPS_K + offset;
           if (CHUNKS % WARPS_K == 0 || chunk < CHUNKS) {
@@ -232,25 +304,36 @@ template <bool GATE_UP> struct Experts {
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-              uint4 x[NS];
-#pragma unroll
-              for (int j = 0; j < NS; j++)
-                x[j] = load_matrices(base + rows_at + j * 8 * PITCH + chunk * 128 + half * 64);
+              u32 a[2][TILES][4];
 #pragma unroll
               for (int m = 0; m < TILES; m++) {
                 u32 low = multiplier(scale[m], 2 * half), high = multiplier(scale[m], 2 * half + 1);
 #pragma unroll
                 for (int s = 0; s < 2; s++) {
-                  u32 a[4];
-                  unpack(half ? (s ? words[m].w : words[m].z) : (s ? words[m].y : words[m].x), a);
-                  a[0] = multiply_bf16x2(a[0], low);
-                  a[1] = multiply_bf16x2(a[1], high);
-                  a[2] = multiply_bf16x2(a[2], low);
-                  a[3] = multiply_bf16x2(a[3], high);
+                  unpack(half ? (s ? words[m].w : words[m].z) : (s ? words[m].y : words[m].x),
+                         a[s][m]);
+                  a[s][m][0] = multiply_bf16x2(a[s][m][0], low);
+                  a[s][m][1] = multiply_bf16x2(a[s][m][1], high);
+                  a[s][m][2] = multiply_bf16x2(a[s][m][2], low);
+                  a[s][m][3] = multiply_bf16x2(a[s][m][3], high);
+                }
+              }
 #pragma unroll
-                  for (int j = 0; j < NS; j++)
-                    multiply_add(sums[s % SUMS][m][j], a, s ? x[j].z : x[j].x,
-                                 s ? x[j].w : x[j].y);
+              for (int first = 0; first < NS; first += GROUP) {
+                uint4 x[GROUP];
+#pragma unroll
+                for (int j = 0; j < GROUP && first + j < NS; j++)
+                  x[j] = load_matrices(base + rows_at + (first + j) * 8 * PITCH + chunk * 128 +
+                                       half * 64);
+#pragma unroll
+                for (int s = 0; s < 2; s++) {
+#pragma unroll
+                  for (int m = 0; m < TILES; m++) {
+#pragma unroll
+                    for (int j = 0; j < GROUP && first + j < NS; j++)
+                      multiply_add(sums[s % SUMS][m][first + j], a[s][m], s ? x[j].z : x[j].x,
+                                   s ? x[j].w : x[j].y);
+                  }
                 }
               }
             }
@@ -270,7 +353,7 @@ template <bool GATE_UP> struct Experts {
       }
     }
     add_partial<NS>(sums[0], warp_m, warp_k, lane);
-    if (warp_k == 0 && active) store<NS>(sums[0], biases, item, first_tile, lane);
+    if (warp_k == 0 && active) store<NS>(sums[0], biases, item, pairs, first_tile, end_tile, lane);
   }
 
   // Sum over the warps that share tiles, into the first of them.
@@ -312,21 +395,22 @@ template <bool GATE_UP> struct Experts {
 
   template <int NS>
   __device__ __forceinline__ void store(const float (&sums)[TILES][NS][4],
-                                        const u32 (&biases)[TILES], Item item, int first_tile,
-                                        int lane) const {
+                                        const u32 (&biases)[TILES], Item item,
+                                        const int (&pairs)[(NS + 3) / 4], int first_tile,
+                                        int end_tile, int lane) const {
     int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int j = 0; j < NS; j++) {
 #pragma unroll
       for (int c = 0; c < 2; c++) {
         int n = j * 8 + 2 * t + c;
+        long long row = item.first_row + n;
+        if (!GATE_UP) row = __shfl_sync(ALL_LANES, pairs[j / 4], n % WARP);
         if (n >= item.rows) continue;
-        int row = item.first_row + n;
-        u16 *to = out + (GATE_UP ? (long long)row * INTERMEDIATE + g
-                                 : (long long)pair_of_row[row] * HIDDEN + g);
+        u16 *to = out + row * (GATE_UP ? INTERMEDIATE : HIDDEN) + g;
 #pragma unroll
         for (int m = 0; m < TILES; m++) {
-          if (first_tile + m >= ALL_TILES) continue;
+          if (first_tile + m >= end_tile) continue;
           float low = sums[m][j][c] * gain + from_bf16(biases[m] & 0xFFFFu);
           float high = sums[m][j][c + 2] * gain + from_bf16(biases[m] >> 16);
           if (GATE_UP) {
@@ -340,27 +424,33 @@ template <bool GATE_UP> struct Experts {
     }
   }
 
+  // As many columns as the item has rows, in a few sizes, each its own loop.
+  template <int NS>
+  __device__ __forceinline__ void multiply_rows(Item item, int first_tile, int end_tile,
+                                                Place &place, int warp_m, int warp_k,
+                                                int lane) const {
+    if constexpr (NS < N / 8) {
+      if (item.rows > NS * 8) {
+        multiply_rows<NS + (NS < 6 ? 1 : 2)>(item, first_tile, end_tile, place, warp_m, warp_k,
+                                             lane);
+        return;
+      }
+    }
+    multiply<NS>(item, first_tile, end_tile, place, warp_m, warp_k, lane);
+  }
+
   __device__ __forceinline__ void multiply_all(const int *num_work, int warp, int lane) const {
     wait_for_previous_kernel();
-    int items = *num_work, units = items * UNITS;
+    Plan plan(*num_work);
     int warp_m = warp % WARPS_M, warp_k = warp / WARPS_M;
     Place place;
     Item next = {};
-    if ((int)blockIdx.x < units) next = work[blockIdx.x % items];
-    for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
+    if ((int)blockIdx.x < plan.units) next = work[blockIdx.x % plan.items];
+    for (int unit = blockIdx.x; unit < plan.units; unit += gridDim.x) {
       Item item = next;
-      if (unit + (int)gridDim.x < units) next = work[(unit + gridDim.x) % items];
-      int first = unit / items * BLOCK_TILES + warp_m * TILES;
-      // As many columns as the item has rows, in four sizes, each its own loop.
-      constexpr int PART = N <= 32 ? 1 : 2;
-      int parts = (item.rows + PART * 8 - 1) / (PART * 8);
-      if (parts <= 1) multiply<PART>(item, first, place, warp_m, warp_k, lane);
-      else if (N == 16 || (N > 16 && parts == 2))
-        multiply<(N > 8 ? 2 : 1) * PART>(item, first, place, warp_m, warp_k, lane);
-      else if (N > 16 && parts == 3)
-        multiply<(N > 16 ? 3 : 1) * PART>(item, first, place, warp_m, warp_k, lane);
-      else if (N > 16)
-        multiply<(N > 16 ? 4 : 1) * PART>(item, first, place, warp_m, warp_k, lane);
+      if (unit + (int)gridDim.x < plan.units) next = work[(unit + gridDim.x) % plan.items];
+      multiply_rows<(N > 32 ? 2 : 1)>(item, plan.first_tile(unit) + warp_m * TILES,
+                                      plan.end_tile(unit), place, warp_m, warp_k, lane);
     }
   }
 };
@@ -379,7 +469,7 @@ __device__ __forceinline__ void run(const u8 *blocks, const u8 *scales, const u1
                               reinterpret_cast<float *>(memory + STAGES * STAGE_BYTES)};
   if (threadIdx.x == 0) {
     for (int s = 0; s < STAGES; s++) {
-      init_barrier(full + s * 8, 1 + ROW_COPIERS);
+      init_barrier(full + s * 8, 1 + ROW_COPIERS * WARP);
       init_barrier(empty + s * 8, CONSUMERS);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -387,8 +477,8 @@ __device__ __forceinline__ void run(const u8 *blocks, const u8 *scales, const u1
   __syncthreads();
   int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   if (warp < CONSUMERS) experts.multiply_all(num_work, warp, lane);
-  else if (warp == CONSUMERS) experts.copy_weights(num_work, lane);
-  else experts.copy_rows(num_work, (warp - CONSUMERS - 1) * WARP, lane);
+  else if (warp == CONSUMERS) experts.copy_weights(num_work);
+  else experts.copy_rows(num_work, warp - CONSUMERS - 1, lane);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_A_SM)

@@ -19,7 +19,8 @@
 // scaling the weights.
 //
 // Macros: HIDDEN, INTERMEDIATE, EXPERTS, TOPK, UP_WARPS, UP_DEPTH, DOWN_WARPS, DOWN_DEPTH,
-// DOWN_CLUSTER. A DEPTH is how many 16-byte loads of weights a lane has in flight.
+// DOWN_CLUSTER, UP_BLOCKS (of a multiprocessor, that registers must suffice for; 0: the compiler
+// decides). A DEPTH is how many 16-byte loads of weights a lane has in flight.
 
 constexpr u32 VECTOR_SCALE = 0x71807180u;         // 2^100, twice
 constexpr float UNDO = 67108864.0f;               // 2^26 = 2^126 / 2^100
@@ -161,7 +162,12 @@ template <int CHUNKS, int DEPTH> struct Walk {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(UP_WARPS *WARP)
+extern "C" __global__ void
+#if UP_BLOCKS > 0
+__launch_bounds__(UP_WARPS *WARP, UP_BLOCKS)
+#else
+__launch_bounds__(UP_WARPS *WARP)
+#endif
     one_gate_up(const uint4 *blocks, const u32 *scales, const u32 *bias, const uint4 *normed,
                 const float *logits, u16 *h, float gain, float alpha, float limit) {
   constexpr int ROW_CHUNKS = HIDDEN / CHUNK, CHUNKS = ROW_CHUNKS / UP_WARPS;
