@@ -189,6 +189,35 @@ def test_rows_are_described_as_their_states_say():
     assert rows.stop_is_masked.tolist() == [False] * 12 + [True, False]
 
 
+def test_filters_that_leave_everything_are_none():
+    for params, searches, filters in (
+        ({"top_k": VOCAB}, False, False),
+        ({"top_k": VOCAB - 1}, True, True),
+        ({"top_k": VOCAB, "min_p": 0.1}, False, True),
+        ({"top_p": 0.9}, True, True),
+        ({"temperature": 0.0, "top_p": 0.9}, False, False),
+    ):
+        rows = HostRows([state(), state(**params)], VOCAB)
+        assert (rows.searches, rows.filters) == (searches, filters), params
+
+
+def test_results_may_be_read_late_in_any_order_and_twice():
+    sampler = DeviceSampler(CPU, 3, VOCAB)
+    last = torch.zeros(3, dtype=torch.int32)
+    samplings, wanted = [], []
+    for step in range(6):
+        rows = 1 + step % 3
+        logits = logits_of(rows, seed=step)
+        states = [state(temperature=0.0) for _ in range(rows)]
+        with torch.inference_mode(step % 2 == 0):
+            samplings.append(sampler.launch(logits, states, torch.arange(rows).int(), last))
+        wanted.append(logits.argmax(1).tolist())
+        if step == 3:
+            assert samplings[2].result().tokens == wanted[2]
+    for i in (5, 0, 3, 2, 1, 4, 0):
+        assert samplings[i].result().tokens == wanted[i]
+
+
 def test_equal_masks_share_a_row_of_the_table_and_the_oldest_is_replaced():
     table = MaskTable(CPU, capacity=3)
     one, two, three, four = only(4, 5), all_but(9), only(1, 2), all_but(7, 8)

@@ -34,7 +34,8 @@ FILTERS = [
     {"top_p": 0.95},
     {"top_p": 0.3, "temperature": 1.7},
     {"top_p": 0.9999},
-    {"top_p": 0.9, "temperature": 100.0},  # too flat for the list
+    {"top_p": 0.9, "temperature": 100.0},
+    {"top_p": 0.9, "temperature": 1e6},  # too flat for the list
     {"min_p": 0.05},
     {"top_k": 40, "top_p": 0.8, "min_p": 0.02},
     {"top_k": 5000, "top_p": 0.95, "temperature": 1.3},
@@ -129,6 +130,25 @@ def test_tokens_are_those_of_the_inverse_cumulative_sum(kinds, rows):
                 assert found.token == int(logits[i].argmax())
             else:
                 check_draw(logits[i], states[i], found.token)
+
+
+@pytest.mark.parametrize("params", [{"top_p": 0.5}, {"top_k": 7}, {"top_k": 7, "top_p": 0.5}])
+def test_equal_logits_are_all_kept(params):
+    logits = torch.full((2, TOKENIZER_SIZE), 1.25)
+    states = [state(i, params) for i in range(2)]
+    for i, found in enumerate(run(DeviceSampler(CUDA, 2, TOKENIZER_SIZE), logits, states)):
+        check_draw(logits[i], states[i], found.token)
+
+
+def test_inference_mode_may_come_and_go():
+    sampler = DeviceSampler(CUDA, 8, TOKENIZER_SIZE)
+    logits = logits_of(5, seed=8)
+    states = [state(i, {"temperature": 0.0}) for i in range(5)]
+    with torch.inference_mode():
+        sampler.warm_up()
+        first = run(sampler, logits, states)
+    assert first == run(sampler, logits, states)
+    assert [found.token for found in first] == logits.argmax(1).tolist()
 
 
 def test_a_mixed_batch_agrees_with_the_cpu():
