@@ -1,6 +1,6 @@
 """Experts over many rows on Hopper: weights stay MXFP4 and become bfloat16 in registers.
 
-The kernels are in `cuda_prefill.cu`, which says how they work, and `cuda_prefill_parts.cu`. They
+The kernels are in `cuda_prefill.cu`, which says how they work, and in three files of its parts. They
 want work items of 256 or 128 rows: `group(chosen, num_experts, rows_a_tile(pairs, num_experts))`.
 """
 
@@ -27,7 +27,12 @@ _PLACE_THREADS = 256
 _STAGING_BYTES = 2 * 16384
 _ALIGNMENT = 1024
 _BARRIER_BYTES = 16  # of a slot: full and empty
-_SOURCES = ("cuda_prefill_parts.cu", "cuda_prefill.cu")
+_SOURCES = (
+    "cuda_prefill_parts.cu",
+    "cuda_prefill_products.cu",
+    "cuda_prefill_epilogues.cu",
+    "cuda_prefill.cu",
+)
 
 
 @dataclass(frozen=True, slots=True)
