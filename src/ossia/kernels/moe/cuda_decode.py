@@ -274,7 +274,7 @@ def few_source(
     """What `experts_few` compiles: text and macros."""
     if config.rows_a_tile not in ROWS_A_TILE or not config.fits(hidden, intermediate):
         raise ValueError(f"{config} does not fit hidden {hidden}, intermediate {intermediate}.")
-    return _source("cuda_decode_few.cu"), {
+    return _source("cuda_decode_parts.cu", "cuda_decode_few.cu"), {
         "HIDDEN": hidden,
         "INTERMEDIATE": intermediate,
         "TOPK": k,
@@ -334,9 +334,9 @@ def _multiprocessors(device_index: int) -> int:
 
 
 @functools.cache
-def _source(name: str) -> str:
+def _source(*names: str) -> str:
     folder = resources.files("ossia.kernels.moe")
-    return folder.joinpath("cuda_common.cu").read_text() + folder.joinpath(name).read_text()
+    return "".join(folder.joinpath(name).read_text() for name in ("cuda_common.cu", *names))
 
 
 def _check_bf16(tensor: Tensor, shape: tuple[int, ...], name: str) -> None:

@@ -10,7 +10,8 @@
 // one_down: a block for each tile with all TOPK experts x DOWN_WARPS warps, so that the weighted
 // sum needs no atomics; with DOWN_CLUSTER > 1 the experts of a tile are spread over a cluster of
 // blocks that add up in the first one's shared memory, which balances 180 tiles over 132
-// multiprocessors. Every block finds the experts itself from the logits: a kernel less.
+// multiprocessors and lets all blocks wait for h with their weights loaded. Every block finds the
+// experts itself from the logits: a kernel less.
 //
 // The matrix unit takes the weights as the M side; all eight columns of N hold the same vector, so
 // nothing is masked. Weights stay E2M1 2^-126, the vector is multiplied by 2^100 to keep products in
@@ -31,8 +32,8 @@ struct Choice {
   float logit[TOPK];
 };
 
-// The TOPK largest logits, largest first, of equals the lower number first; in every lane.
-__device__ __forceinline__ Choice choose(const float *logits, int lane) {
+// The `count` largest logits, largest first, of equals the lower number first; in every lane.
+__device__ __forceinline__ Choice choose(const float *logits, int lane, int count) {
   u32 keys[LOGITS_A_LANE]; // unsigned integers in the order of the floats; 0 is below them all
 #pragma unroll
   for (int i = 0; i < LOGITS_A_LANE; i++) {
@@ -43,9 +44,10 @@ __device__ __forceinline__ Choice choose(const float *logits, int lane) {
       keys[i] = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     }
   }
-  Choice choice;
+  Choice choice = {};
 #pragma unroll
   for (int r = 0; r < TOPK; r++) {
+    if (r >= count) break;
     u32 best = keys[0];
     int place = 0;
 #pragma unroll
@@ -183,7 +185,8 @@ __launch_bounds__(UP_WARPS *WARP)
   let_next_kernel_start();
   uint4 x[Columns::VECTORS_A_LANE];
   Columns::load(normed + warp * Columns::VECTORS, x, lane);
-  int expert = nth(choose(logits, lane), choice);
+  // Weights wait for this: the blocks of the first experts, which start first, need not find all.
+  int expert = nth(choose(logits, lane, choice + 1), choice);
   long long first = ((long long)expert * TILES + tile) * ROW_CHUNKS + warp * CHUNKS;
   Columns columns;
   columns.begin(blocks + first * WARP, scales + first * 8, lane);
@@ -231,7 +234,7 @@ __cluster_dims__(DOWN_CLUSTER, 1, 1)
   let_next_kernel_start();
   // The logits may be read before the wait: one_gate_up, the only kernel that may still run, let
   // this one start after the kernels before it had ended.
-  Choice choice = choose(logits, lane);
+  Choice choice = choose(logits, lane, TOPK);
   long long first = ((long long)nth(choice, j) * TILES + tile) * ROW_CHUNKS + part * CHUNKS;
   Columns columns;
   columns.begin(blocks + first * WARP, scales + first * 8, lane);
