@@ -25,15 +25,16 @@ from ossia.kernels.attention_out import triton_few as out_few
 from ossia.kernels.attention_out.fused_many import project_out_many
 from ossia.kernels.linear.triton_few import FewShape
 from ossia.kernels.lm_head.fused_many import logits_library
-from ossia.kernels.lm_head.triton_few import DEFAULT as HEAD_DEFAULT
+from ossia.kernels.lm_head.triton_few import default_shape as head_shape
 from ossia.kernels.lm_head.triton_few import logits_few
 from ossia.kernels.qkv import triton_few as qkv_few
 from ossia.kernels.qkv.fused_many import project_normed_many
 from ossia.kernels.rms_norm.triton_norm import rms_norm
 from ossia.kernels.router.triton_combine import combine
-from ossia.kernels.router.triton_few import route_and_group
+from ossia.kernels.router.triton_few import route_and_group, route_and_group_triton
 from ossia.kernels.router.triton_groups import group
 from ossia.kernels.router.triton_many import RouteShape, route_many
+from ossia.kernels.router.triton_many import default_shape as route_many_shape
 from ossia.model.batch import LayerCache
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 12, 2880, 64, 8, 64, 201_088
@@ -41,42 +42,53 @@ QKV_ROWS, MIXED = (HEADS + 2 * KV_HEADS) * HEAD_DIM, HEADS * HEAD_DIM
 EXPERTS, K, EPS = 32, 4, 1e-5
 BYTES_PER_US, FLOP_PER_US = 3.0e6, 700e6
 REPEATS = 10
-FEW = (8, 32, 64)  # tokens at which configurations are tried; also 2, 128 and 256 with the best
+FEW = (8, 32, 64, 128)  # tokens at which configurations are tried; all sizes with the best
 SIZES = (2, 8, 32, 64, 128, 256)
 MANY = 8192
 
 QKV = [
-    FewShape(64, 16, 64, 6, splits=2, ahead=4),
+    FewShape(64, 16, 128, 4, splits=3, tma=True, ahead=2),
+    FewShape(64, 16, 128, 5, splits=2, tma=True, ahead=2),
+    FewShape(64, 16, 128, 4, splits=2, tma=True),
+    FewShape(128, 16, 128, 3, splits=3, tma=True, ahead=2),
+    FewShape(128, 16, 64, 6, splits=3, tma=True, ahead=4),
     FewShape(64, 16, 64, 8, splits=3, tma=True, ahead=4),
-    FewShape(64, 32, 64, 5, splits=3, ahead=4),
-    FewShape(64, 32, 64, 6, splits=3, tma=True, ahead=4),
-    FewShape(32, 16, 128, 5, ahead=4),
-    FewShape(32, 16, 64, 8, ahead=0),
-    FewShape(32, 64, 64, 5, ahead=8),
-    FewShape(64, 64, 64, 5, splits=2, ahead=4),
+    FewShape(64, 32, 128, 4, splits=2, tma=True, ahead=2),
+    FewShape(64, 32, 128, 4, splits=3, tma=True, ahead=2),
+    FewShape(64, 32, 128, 3, splits=3, tma=True, ahead=2),
+    FewShape(128, 32, 64, 6, splits=3, tma=True, ahead=4),
+    FewShape(128, 32, 128, 3, splits=3, tma=True, ahead=2),
     FewShape(64, 64, 64, 5, splits=3, tma=True, ahead=4),
-    FewShape(64, 64, 128, 4, splits=1, tma=True, ahead=4),
-    FewShape(64, 16, 128, 4, splits=2, tma=True, ahead=2),
-    FewShape(16, 16, 128, 6, 2, ahead=8),
+    FewShape(64, 64, 128, 3, splits=2, tma=True, ahead=2),
+    FewShape(128, 64, 64, 5, splits=3, tma=True, ahead=4),
+    FewShape(128, 64, 128, 3, 8, splits=3, tma=True, ahead=2),
+    FewShape(128, 128, 64, 4, 8, splits=3, tma=True, ahead=4),
+    FewShape(64, 128, 64, 4, 4, splits=3, tma=True, ahead=4),
 ]
 OUT = [
-    FewShape(64, 16, 64, 6, splits=4, ahead=4),
-    FewShape(64, 16, 64, 8, splits=4, tma=True, ahead=4),
-    FewShape(16, 16, 128, 7, 2, ahead=8),
-    FewShape(32, 16, 128, 5, splits=2, ahead=4),
-    FewShape(32, 32, 128, 4, splits=2, ahead=4),
-    FewShape(64, 32, 64, 5, splits=4, ahead=4),
-    FewShape(64, 32, 64, 6, splits=4, tma=True, ahead=4),
-    FewShape(64, 64, 64, 5, splits=4, tma=True, ahead=4),
-    FewShape(64, 64, 64, 4, splits=6, ahead=2),
-    FewShape(32, 16, 64, 8, splits=3, ahead=0),
+    FewShape(64, 16, 128, 4, splits=4, tma=True, ahead=2),
+    FewShape(64, 16, 128, 5, splits=3, tma=True, ahead=2),
+    FewShape(64, 16, 128, 4, splits=6, tma=True, ahead=2),
+    FewShape(64, 16, 64, 8, splits=3, tma=True, ahead=4),
+    FewShape(64, 16, 64, 8, splits=4, tma=True),
+    FewShape(64, 32, 128, 4, splits=4, tma=True, ahead=2),
+    FewShape(64, 32, 128, 3, splits=4, tma=True, ahead=2),
+    FewShape(64, 32, 128, 3, splits=6, tma=True, ahead=2),
+    FewShape(64, 32, 128, 4, splits=3, tma=True, ahead=2),
+    FewShape(64, 32, 64, 8, splits=3, tma=True, ahead=4),
+    FewShape(64, 64, 128, 3, splits=4, tma=True, ahead=2),
+    FewShape(64, 64, 128, 4, splits=3, tma=True, ahead=2),
+    FewShape(64, 64, 64, 6, splits=3, tma=True, ahead=4),
+    FewShape(64, 128, 64, 4, 4, splits=4, tma=True, ahead=4),
+    FewShape(64, 128, 128, 3, 8, splits=3, tma=True, ahead=2),
 ]
 HEAD = [
-    FewShape(64, 16, 64, 8, tma=True),
-    FewShape(128, 16, 64, 5, warps=8),
-    FewShape(64, 16, 128, 4),
-    FewShape(128, 64, 64, 4, warps=8),
-    FewShape(128, 64, 64, 5, warps=8, tma=True),
+    FewShape(64, 16, 128, 5, tma=True),
+    FewShape(128, 16, 64, 8, warps=8, tma=True),
+    FewShape(64, 32, 64, 8, tma=True),
+    FewShape(128, 64, 64, 7, warps=8, tma=True),
+    FewShape(128, 64, 128, 4, warps=8, tma=True),
+    FewShape(128, 128, 64, 5, warps=8, tma=True),
 ]
 
 
@@ -134,8 +146,8 @@ def floor(*, read: float, flop: float = 0.0) -> float:
 
 
 def fits(shape: FewShape, tokens: int) -> bool:
-    """Whether a shape is worth trying: tiles of 16 for few, never less than half of the tokens."""
-    return shape.tokens >= min(tokens, 64) / 2 and shape.tokens <= max(16, tokens)
+    """Whether a shape is worth trying: a tile has room for all tokens."""
+    return min(tokens, 128) <= shape.tokens <= max(16, tokens)
 
 
 def dense_cases(w: Weights, pdl: bool, quick: bool) -> Iterator[Case]:
@@ -159,6 +171,7 @@ def dense_cases(w: Weights, pdl: bool, quick: bool) -> Iterator[Case]:
         shape = out_few.default_shape(tokens)
         yield out(tokens, "out_few", asdict(shape), few_out, shape=shape, pdl=pdl)
         yield out(tokens, "out_many", {"library": True}, project_out_many)
+        yield out(tokens, "out_many", {"library": True, "pdl": pdl}, project_out_many, pdl=pdl)
     yield qkv(MANY, "qkv_many", {"library": True}, project_normed_many)
     yield out(MANY, "out_many", {"library": True}, project_out_many)
     for tokens in () if quick else FEW:
@@ -184,6 +197,9 @@ def row_cases(w: Weights, pdl: bool, quick: bool) -> Iterator[Case]:
         def both(i: int, x: Tensor = x, tile: int = tile) -> object:
             return route_and_group(x, *w.router_of(i), tile, pdl=pdl)
 
+        def triton(i: int, x: Tensor = x, tile: int = tile) -> object:
+            return route_and_group_triton(x, *w.router_of(i), tile, pdl=pdl)
+
         def sort(i: int, chosen: Tensor = chosen, tile: int = tile) -> object:
             return group(chosen, EXPERTS, tile, pdl=pdl)
 
@@ -192,21 +208,19 @@ def row_cases(w: Weights, pdl: bool, quick: bool) -> Iterator[Case]:
 
         yield Case("rms_norm", n, {}, norm, floor(read=2 * n * row))
         yield Case("route_and_group", n, {}, both, route_floor)
+        yield Case("route_and_group", n, {"triton": True}, triton, route_floor)
         yield Case("group", n, {}, sort, floor(read=8 * n * K))
         yield Case("combine_and_norm", n, {}, mix, floor(read=(K + 3) * n * row))
-        for columns, stages in ((64, 4), (128 if n == MANY else 256, 3)):
-            for size in (64, 32) if n == MANY else (16,):
-                if quick and columns != 64:
-                    continue
-                shape = RouteShape(size, columns, stages)
+        if n > 64:
+            shape = route_many_shape(n)
 
-                def many(i: int, x: Tensor = x, shape: RouteShape = shape) -> object:
-                    return route_many(x, *w.router_of(i), shape=shape, pdl=pdl)
+            def many(i: int, x: Tensor = x, shape: RouteShape = shape) -> object:
+                return route_many(x, *w.router_of(i), shape=shape, pdl=pdl)
 
-                yield Case("route_many", n, asdict(shape), many, route_floor)
+            yield Case("route_many", n, asdict(shape), many, route_floor)
     if quick:
         return
-    for block in ((1024, 4), (4096, 16), (8192, 16)):
+    for block in ((1024, 4), (2048, 8), (8192, 16)):
         for n in (256, MANY):
             chosen = w.chosen[:n]
 
@@ -234,8 +248,8 @@ def head_cases(w: Weights, pdl: bool, quick: bool) -> Iterator[Case]:
 
         us = floor(read=moved + 4 * tokens * VOCAB, flop=2 * tokens * w.head.numel())
         yield Case("logits_library", tokens, {"library": True}, library, us, 1)
-        if tokens <= 16:
-            yield few(tokens, HEAD_DEFAULT)
+        if tokens <= 128:
+            yield few(tokens, head_shape(tokens))
     for shape in () if quick else HEAD:
         yield few(shape.tokens, shape)
 

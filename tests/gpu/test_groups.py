@@ -73,15 +73,34 @@ def check_routed(routed, x, norm, weight, bias) -> None:
 
 
 @pytest.mark.parametrize("experts", [32, 128])
-@pytest.mark.parametrize("tokens", [2, 16, 17, 64, 65, 500, 8000])
-def test_route_and_group(experts, tokens):
-    from ossia.kernels.router.triton_few import route_and_group
+@pytest.mark.parametrize("tokens", [2, 16, 17, 40, 64, 65, 500, 512, 513, 2000, 8000])
+@pytest.mark.parametrize("name", ["route_and_group", "route_and_group_triton"])
+def test_route_and_group(name, experts, tokens):
+    from ossia.kernels.router import triton_few
 
     case = router_case(tokens, experts)
     for pdl in pdl_modes() if experts == 32 else pdl_modes()[-1:]:
-        routed, groups = route_and_group(*case, EPS, K, 16, pdl=pdl)
-        check_routed(routed, *case)
-        check_groups(groups, routed.chosen, experts, 16)
+        for tile in (16, 256):
+            routed, groups = getattr(triton_few, name)(*case, EPS, K, tile, pdl=pdl)
+            check_routed(routed, *case)
+            check_groups(groups, routed.chosen, experts, tile)
+
+
+@pytest.mark.parametrize("tokens", [3, 600])
+def test_equal_logits_go_to_the_lower_expert_and_nan_stays_in_range(tokens):
+    from ossia.kernels.router.triton_few import route_and_group
+
+    x, norm, weight, bias = router_case(tokens, 32)
+    weight.zero_()
+    bias.zero_()
+    bias[1::2] = 1
+    x[1] = float("nan")
+    routed, groups = route_and_group(x, norm, weight, bias, EPS, K, 16)
+    wanted = torch.tensor([1, 3, 5, 7], device="cuda").repeat(tokens, 1)
+    wanted[1] = torch.arange(4)
+    assert torch.equal(routed.chosen, wanted.int())
+    assert (routed.shares[2:] == 0.25).all()
+    check_groups(groups, routed.chosen, 32, 16)
 
 
 @pytest.mark.parametrize("experts", [32, 128])

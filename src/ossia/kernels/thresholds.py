@@ -7,7 +7,9 @@ from __future__ import annotations
 
 QKV_FEW_TOKENS = 64  # qkv/triton_few.py; beyond, qkv/fused_many.py
 OUT_FEW_TOKENS = 64  # attention_out/triton_few.py; beyond, attention_out/fused_many.py
-HEAD_FEW_ROWS = 16  # lm_head/triton_few.py; beyond, the library's product
+OUT_ADD_TOKENS = 512  # attention_out/fused_many.py adds by a kernel of ours; beyond, by torch's
+HEAD_FEW_ROWS = 64  # lm_head/triton_few.py; beyond, the library's product
 ROUTE_FEW_TOKENS = 64  # router/triton_few.py, whose tiles have no more; beyond, triton_many.py
-ROUTE_LARGE_TILES = 2048  # tokens from which router/triton_many.py has work for tiles of 64
+ROUTE_LARGE_TILES = 2048  # tokens from which router/triton_many.py has work for larger tiles
 GROUP_FEW_PAIRS = 256  # up to here router/triton_groups.py takes small blocks
+GROUP_SOME_PAIRS = 2048  # up to here, medium ones

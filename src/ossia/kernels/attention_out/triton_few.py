@@ -32,10 +32,10 @@ COLUMNS_A_PROGRAM = 512  # of the second launch
 def default_shape(tokens: int) -> FewShape:
     """The fastest measured shape for this many tokens."""
     if tokens <= 16:
-        return FewShape(rows=16, tokens=16, stages=8, warps=2, ahead=16)
+        return FewShape(rows=64, tokens=16, stages=8, splits=4, tma=True, ahead=4)
     if tokens <= 32:
-        return FewShape(rows=32, tokens=32, stages=6, splits=3, ahead=8)
-    return FewShape(rows=64, tokens=64, stages=4, splits=4, ahead=4)
+        return FewShape(rows=64, tokens=32, stages=5, splits=4, ahead=4)
+    return FewShape(rows=64, tokens=64, stages=5, splits=4, tma=True, ahead=4)
 
 
 def project_out_few(
@@ -88,20 +88,37 @@ def project_out_few(
         **pdl_options(pdl),
     )
     if partial is not None:
-        _add_splits[(tokens, triton.cdiv(hidden, COLUMNS_A_PROGRAM))](
-            partial,
-            x,
-            bias,
-            out,
-            tokens,
-            HIDDEN=hidden,
-            SPLITS=shape.splits,
-            BLOCK=COLUMNS_A_PROGRAM,
-            PDL=pdl,
-            num_warps=2,
-            **pdl_options(pdl),
-        )
+        add_residual(partial, x, bias, out, pdl=pdl)
     return out
+
+
+def add_residual(
+    partial: Tensor, x: Tensor, bias: Tensor | None, out: Tensor, *, pdl: bool = False
+) -> None:
+    """out = sum_s partial[s] + bias + x, summed in float32 in this order, rounded once.
+
+    Args:
+        partial: [splits, tokens, hidden], any float type. All tensors are contiguous.
+        x: [tokens, hidden].
+        bias: [hidden], or None where `partial` has it.
+        out: [tokens, hidden], filled.
+        pdl: launch before the kernel ahead has ended (Hopper and later).
+    """
+    splits, tokens, hidden = partial.shape
+    _add[(tokens, triton.cdiv(hidden, COLUMNS_A_PROGRAM))](
+        partial,
+        x,
+        x if bias is None else bias,
+        out,
+        tokens,
+        HIDDEN=hidden,
+        SPLITS=splits,
+        BIAS=bias is not None,
+        BLOCK=COLUMNS_A_PROGRAM,
+        PDL=pdl,
+        num_warps=2,
+        **pdl_options(pdl),
+    )
 
 
 @triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
@@ -162,25 +179,29 @@ def _project_few(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
-def _add_splits(  # type: ignore[no-untyped-def]
-    partial_ptr,  # float32 [SPLITS, count, HIDDEN]
+def _add(  # type: ignore[no-untyped-def]
+    partial_ptr,  # [SPLITS, count, HIDDEN]
     x_ptr,  # [count, HIDDEN]
-    bias_ptr,  # [HIDDEN]
+    bias_ptr,  # [HIDDEN], if BIAS
     out_ptr,  # [count, HIDDEN]
     count,
     HIDDEN: tl.constexpr,
     SPLITS: tl.constexpr,
+    BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < HIDDEN
-    total = tl.load(bias_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    if BIAS:
+        total += tl.load(bias_ptr + column, mask=inside, other=0.0).to(tl.float32)
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
-    at = tl.program_id(0) * HIDDEN + column
+    at = tl.program_id(0).to(tl.int64) * HIDDEN + column
     for split in tl.static_range(SPLITS):
-        total += tl.load(partial_ptr + split * count * HIDDEN + at, mask=inside, other=0.0)
+        part = tl.load(partial_ptr + split * count * HIDDEN + at, mask=inside, other=0.0)
+        total += part.to(tl.float32)
     total += tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + at, total.to(out_ptr.dtype.element_ty), mask=inside)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ossia.kernels.lm_head.triton_few import DEFAULT, logits_few
+from ossia.kernels.lm_head.triton_few import MOST_ROWS_A_TILE, logits_few
 from ossia.kernels.rms_norm.triton_norm import rms_norm
 from ossia.kernels.thresholds import HEAD_FEW_ROWS
 
@@ -33,7 +33,7 @@ def logits_many(
         pdl: launch our kernels before the ones ahead have ended (Hopper and later).
         out: where the logits go, contiguous; None: a new tensor.
     """
-    if len(x) <= HEAD_FEW_ROWS and len(weight) % DEFAULT.rows == 0:
+    if len(x) <= HEAD_FEW_ROWS and len(weight) % MOST_ROWS_A_TILE == 0:
         return logits_few(x, norm, eps, weight, pdl=pdl, out=out)
     return logits_library(x, norm, eps, weight, pdl=pdl, out=out)
 

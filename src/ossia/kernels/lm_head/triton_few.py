@@ -4,7 +4,8 @@ Computes logits[t, r] = sum_k w[r, k] n[t, k] for the normed, rounded rows n.
 
 Bytes to move: the head, 2 vocab hidden, 1.16 GB in gpt-oss: 386 us at 3 TB/s.
 
-Launch shape: see `linear/triton_few.py`: 3,142 programs of 64 rows, all columns, 16 tokens.
+Launch shape: see `linear/triton_few.py`: 3,142 programs of 64 rows, all columns, 16 tokens,
+or half as many of 128 rows and up to 64 tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from ossia.kernels.linear.triton_few import FewShape, ask_ahead, product, source
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.kernels.rms_norm.triton_norm import rms_norm
 
-DEFAULT = FewShape(rows=64, tokens=16, stages=6)
+MOST_ROWS_A_TILE = 128  # of the weight, in any default
+
+
+def default_shape(rows: int) -> FewShape:
+    """The fastest measured shape for this many rows."""
+    if rows <= 16:
+        return FewShape(rows=64, tokens=16, stages=8, tma=True)
+    if rows <= 32:
+        return FewShape(rows=128, tokens=32, stages=5, warps=8, tma=True)
+    return FewShape(rows=128, tokens=64, stages=5, warps=8, tma=True)
 
 
 def logits_few(
@@ -39,13 +49,14 @@ def logits_few(
         norm: [hidden], the weight of the last RMSNorm.
         eps: of the norm.
         weight: [vocab, hidden]; vocab is a multiple of `shape.rows`.
-        shape: how the product is cut into programs, without splits; None takes `DEFAULT`.
+        shape: how the product is cut into programs, without splits; None takes
+            `default_shape`.
         pdl: launch before the kernel ahead has ended (Hopper and later).
         out: where the logits go, contiguous; None: a new tensor.
     """
     rows, hidden = x.shape
     vocab = len(weight)
-    shape = shape or DEFAULT
+    shape = shape or default_shape(rows)
     assert shape.splits == 1
     assert vocab % shape.rows == 0
     normed = rms_norm(x, norm, eps, pdl=pdl)

@@ -10,8 +10,8 @@ Bytes to move: the weight, 2 (heads + 2 kv_heads) head_dim hidden, 29.5 MB in gp
 Launch shape: see `linear/triton_few.py`. The norm is a launch of its own (or of the kernel ahead),
 because a rounded, normed row can go straight to the matrix instructions. A tile of rows holds both
 members of its pairs, so that a program can turn them: runs of 8 rows from either half of a head,
-which end up in the same thread. With splits, `triton_place.py` adds the partial sums and does the
-rest.
+which end up in the same thread. With splits, rows are taken in order, and `triton_place.py` adds
+the partial sums and does the rest.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ RUN = 8  # neighbouring rows of one half: a thread of a matrix instruction has r
 def default_shape(tokens: int) -> FewShape:
     """The fastest measured shape for this many tokens."""
     if tokens <= 16:
-        return FewShape(rows=32, tokens=16, stages=8, ahead=8)
+        return FewShape(rows=64, tokens=16, columns=128, stages=4, splits=2, tma=True, ahead=2)
     if tokens <= 32:
-        return FewShape(rows=32, tokens=32, stages=6, ahead=8)
-    return FewShape(rows=64, tokens=64, stages=4, splits=3, ahead=4)
+        return FewShape(rows=64, tokens=32, stages=6, splits=3, tma=True, ahead=4)
+    return FewShape(rows=64, tokens=64, columns=128, stages=4, tma=True, ahead=4)
 
 
 def project_qkv_few(
@@ -99,9 +99,11 @@ def project_normed_few(
     heads = rows // head_dim - 2 * kv_heads
     shape = shape or default_shape(tokens)
     assert weight.shape[1] == hidden
-    assert head_dim % shape.rows == 0
-    assert shape.rows >= 2 * RUN
-    assert not shape.tma or shape.rows == head_dim
+    assert rows % shape.rows == 0
+    if shape.splits == 1:
+        assert head_dim % shape.rows == 0
+        assert shape.rows >= 2 * RUN
+        assert not shape.tma or shape.rows == head_dim
     q = torch.empty((tokens, heads, head_dim), dtype=normed.dtype, device=normed.device)
     partial = shape.partial(tokens, rows, normed.device) if shape.splits > 1 else None
     weight_source, x_source = sources(weight, normed, shape)
@@ -169,14 +171,17 @@ def _project_few(  # type: ignore[no-untyped-def]
 ):
     HALF: tl.constexpr = HEAD_DIM // 2
     PAIRS: tl.constexpr = ROWS // 2
-    TILES: tl.constexpr = HEAD_DIM // ROWS  # of a head
-    RUNS: tl.constexpr = PAIRS // RUN
+    TILES: tl.constexpr = 1 if ROWS > HEAD_DIM else HEAD_DIM // ROWS  # of a head
+    RUNS: tl.constexpr = 1 if RUN > PAIRS else PAIRS // RUN
     ALL: tl.constexpr = (HEADS + 2 * KV_HEADS) * HEAD_DIM
     head = tl.program_id(0) // TILES
     first_pair = tl.program_id(0) % TILES * PAIRS
     first_token = tl.program_id(2) * TOKENS
     r = tl.arange(0, ROWS)
-    row = head * HEAD_DIM + first_pair + r // (2 * RUN) * RUN + r % RUN + r // RUN % 2 * HALF
+    if SPLITS > 1:
+        row = tl.program_id(0) * ROWS + r
+    else:
+        row = head * HEAD_DIM + first_pair + r // (2 * RUN) * RUN + r % RUN + r // RUN % 2 * HALF
     begin, end = columns_of_split(tl.program_id(1), HIDDEN, COLUMNS, SPLITS)
     if PDL:
         gdc_launch_dependents()
@@ -186,7 +191,7 @@ def _project_few(  # type: ignore[no-untyped-def]
     total = product(
         weight,
         x,
-        head * HEAD_DIM,
+        tl.program_id(0) * ROWS,
         row,
         first_token,
         count,

@@ -22,6 +22,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ossia.kernels.linear.triton_one import load_rows, load_vector, pdl_options, product
+from ossia.kernels.router.cuda_route import fits, route_and_group_cuda
 from ossia.kernels.router.groups import Groups
 from ossia.kernels.router.reference import Routed
 from ossia.kernels.router.triton_groups import empty_groups, group, write_work
@@ -32,7 +33,7 @@ EXPERTS_A_PROGRAM = 8
 TOKENS_A_PROGRAM = {False: 1, True: 4}  # by more than MUCH_WORK logits
 MUCH_WORK = 2048
 PIECE = 1024  # columns of a tile
-LOGITS_OF_4_WARPS = 2048  # a larger tile needs the registers of more
+LOGITS_A_WARP = 128  # 4 a thread: with more, the code gets long, and it runs once
 
 
 def route_and_group(
@@ -46,7 +47,7 @@ def route_and_group(
     *,
     pdl: bool = False,
 ) -> tuple[Routed, Groups]:
-    """`reference.route` and `groups.group`, in two launches for any number of tokens.
+    """`reference.route` and `groups.group`, by the fastest kernels for the GPU.
 
     Args:
         x: [tokens, hidden]. All tensors are contiguous.
@@ -54,13 +55,11 @@ def route_and_group(
         rows_a_tile: the most rows of a work item.
         pdl: launch before the kernels ahead have ended (Hopper and later).
     """
-    if len(x) > ROUTE_FEW_TOKENS:
-        routed = route_many(x, norm, weight, bias, eps, k, pdl=pdl)
-        return routed, group(routed.chosen, len(weight), rows_a_tile, pdl=pdl)
-    return _route_and_group_few(x, norm, weight, bias, eps, k, rows_a_tile, pdl=pdl)
+    run = route_and_group_cuda if fits(x, len(weight), k) else route_and_group_triton
+    return run(x, norm, weight, bias, eps, k, rows_a_tile, pdl=pdl)
 
 
-def _route_and_group_few(
+def route_and_group_triton(
     x: Tensor,
     norm: Tensor,
     weight: Tensor,
@@ -69,16 +68,20 @@ def _route_and_group_few(
     k: int,
     rows_a_tile: int,
     *,
-    pdl: bool,
+    pdl: bool = False,
 ) -> tuple[Routed, Groups]:
+    """The same on any GPU, in two launches for any number of tokens."""
+    if len(x) > ROUTE_FEW_TOKENS:
+        routed = route_many(x, norm, weight, bias, eps, k, pdl=pdl)
+        return routed, group(routed.chosen, len(weight), rows_a_tile, pdl=pdl)
     tokens = len(x)
     experts = len(weight)
     normed, logits = route_logits(x, norm, weight, bias, eps, pdl=pdl)
     shares = torch.empty((tokens, k), dtype=torch.float32, device=x.device)
     chosen = torch.empty((tokens, k), dtype=torch.int32, device=x.device)
     groups = empty_groups(tokens * k, experts, rows_a_tile, x.device)
-    # Two sizes of tile, so that few variants are compiled.
-    block = 16 if tokens <= 16 else ROUTE_FEW_TOKENS
+    # Three sizes of tile, so that few variants are compiled.
+    block = 16 if tokens <= 16 else 32 if tokens <= 32 else ROUTE_FEW_TOKENS
     bins = triton.next_power_of_2(experts)
     _choose[(experts,)](
         logits,
@@ -95,7 +98,7 @@ def _route_and_group_few(
         ROWS_A_TILE=rows_a_tile,
         BLOCK=block,
         PDL=pdl,
-        num_warps=8 if block * bins > LOGITS_OF_4_WARPS else 4,
+        num_warps=min(16, max(4, block * bins // LOGITS_A_WARP)),
         **pdl_options(pdl),
     )
     return Routed(normed, shares, chosen), groups

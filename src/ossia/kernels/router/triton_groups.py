@@ -21,9 +21,13 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.kernels.router.groups import Groups, max_work
-from ossia.kernels.thresholds import GROUP_FEW_PAIRS
+from ossia.kernels.thresholds import GROUP_FEW_PAIRS, GROUP_SOME_PAIRS
 
-BLOCKS = {False: (256, 2), True: (4096, 8)}  # by many pairs: pairs at a time, warps
+BLOCKS = {  # up to so many pairs: pairs at a time, warps
+    GROUP_FEW_PAIRS: (256, 2),
+    GROUP_SOME_PAIRS: (1024, 4),
+}
+MANY_PAIRS = (4096, 8)
 
 
 def empty_groups(pairs: int, num_experts: int, rows_a_tile: int, device: torch.device) -> Groups:
@@ -57,7 +61,7 @@ def group(
     """
     pairs = chosen.numel()
     groups = empty_groups(pairs, num_experts, rows_a_tile, chosen.device)
-    size, warps = block or BLOCKS[pairs > GROUP_FEW_PAIRS]
+    size, warps = block or default_block(pairs)
     _group[(num_experts,)](
         chosen,
         groups.offsets,
@@ -74,6 +78,11 @@ def group(
         **pdl_options(pdl),
     )
     return groups
+
+
+def default_block(pairs: int) -> tuple[int, int]:
+    """The fastest measured block: pairs that a program takes at a time, and its warps."""
+    return next((block for most, block in BLOCKS.items() if pairs <= most), MANY_PAIRS)
 
 
 @triton.jit(do_not_specialize=["pairs"])  # type: ignore[untyped-decorator]

@@ -6,10 +6,10 @@ largest, ties to the lower expert;  their softmax.
 Bytes to move: 2 * hidden * itemsize a token (11.5 KB in gpt-oss) and, for each program, the router
 from the L2: 2 * experts * hidden, 184 or 737 KB.
 
-Launch shape: one program for 16 to 64 tokens and all experts. It reads its tokens twice, the second
-time from the L2: for the mean square, then to norm and multiply, 64 columns at a time, by matrix
-instructions with tokens as the M side. The choice happens in registers. A step of few tokens has
-few such programs, and each takes its time to draw the router: see `triton_few.py` for those.
+Launch shape: one program for 16 or 32 tokens and all experts. It reads its tokens twice, the second
+time from the L2: for the mean square, then to norm and multiply, 128 or 256 columns at a time, by
+matrix instructions with tokens as the M side. The choice happens in registers. A step of few tokens
+has few such programs, and each takes its time to draw the router: see `triton_few.py` for those.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class RouteShape:
 
 def default_shape(tokens: int) -> RouteShape:
     """The fastest measured shape for this many tokens."""
-    return RouteShape(tokens=64 if tokens >= ROUTE_LARGE_TILES else 16)
+    if tokens >= ROUTE_LARGE_TILES:
+        return RouteShape(tokens=32, columns=128, stages=3)
+    return RouteShape(tokens=16, columns=256, stages=3)
 
 
 def route_many(
