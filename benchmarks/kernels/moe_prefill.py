@@ -26,7 +26,7 @@ from ossia.kernels.moe.cuda_prefill import (
     experts_many,
     gate_up_many,
     prefill_kernels,
-    rows_a_tile,
+    prefill_rows_a_tile,
 )
 from ossia.kernels.moe.hopper_layout import HopperExperts
 from ossia.kernels.router.groups import Groups, group
@@ -124,7 +124,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only the default configurations")
     quick = parser.parse_args().quick
     layers = [random_experts() for _ in range(LAYERS)]
-    cases = [(tokens, default_config(rows_a_tile(tokens * K, EXPERTS))) for tokens in TOKENS]
+    cases = [
+        (tokens, default_config(prefill_rows_a_tile(tokens * K, EXPERTS))) for tokens in TOKENS
+    ]
     if not quick:
         cases += ALTERNATIVES
     for tokens, config in cases:

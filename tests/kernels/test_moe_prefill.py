@@ -15,7 +15,7 @@ from ossia.kernels.moe.cuda_prefill import (
     default_config,
     hidden_rows,
     padded_rows,
-    rows_a_tile,
+    prefill_rows_a_tile,
 )
 from ossia.kernels.router.groups import group
 
@@ -52,8 +52,8 @@ def test_the_ring_fits_a_block_of_hopper(config):
 
 
 def test_few_rows_an_expert_get_small_tiles():
-    assert rows_a_tile(640 * 4, 32) == FEW.rows
-    assert rows_a_tile(8000 * 4, 32) == DEFAULT.rows
+    assert prefill_rows_a_tile(640 * 4, 32) == FEW.rows
+    assert prefill_rows_a_tile(8000 * 4, 32) == DEFAULT.rows
     assert default_config(128) == default_config(64) == FEW
     assert default_config(256) == DEFAULT
 

@@ -1,7 +1,7 @@
 """Experts over many rows on Hopper: weights stay MXFP4 and become bfloat16 in registers.
 
-The kernels are in `cuda_prefill.cu`, which says how they work, and in three files of its parts. They
-want work items of 256 or 128 rows: `group(chosen, num_experts, rows_a_tile(pairs, num_experts))`.
+The kernels are in `cuda_prefill.cu`, which says how they work, and in three files of its parts.
+They want work items of 256 or 128 rows, as `prefill_rows_a_tile` says.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ DEFAULT = PrefillConfig()
 FEW = PrefillConfig(rows=_FEW_ROWS_A_TILE, stages=12, depth=4)
 
 
-def rows_a_tile(pairs: int, num_experts: int) -> int:
+def prefill_rows_a_tile(pairs: int, num_experts: int) -> int:
     """How many rows the work items of `pairs` pairs best have; `experts_many` obeys the groups."""
     few = pairs <= _FEW_ROWS_AN_EXPERT * num_experts
     return _FEW_ROWS_A_TILE if few else ROWS_A_TILE
@@ -100,7 +100,7 @@ def experts_many(
 
     Args:
         normed: bfloat16 [tokens, hidden], what the router saw.
-        groups: of all pairs, in tiles of 64, 128 or 256 rows (see `rows_a_tile`).
+        groups: of all pairs, in tiles of 64, 128 or 256 rows (see `prefill_rows_a_tile`).
         experts: of the layer; hidden and intermediate size multiples of 64, hidden at least 256,
             intermediate at least 128.
         alpha: of the gate's sigmoid.
