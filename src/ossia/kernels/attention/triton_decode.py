@@ -404,8 +404,10 @@ def _place(  # type: ignore[no-untyped-def]
     return slot[:, None] * (KV_HEADS * HEAD_DIM) + tl.arange(0, HEAD_DIM)[None, :]
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _add_keys(q, keys, values, visible, scale, largest, shares, mixed):
+@triton.jit
+def _add_keys(  # type: ignore[no-untyped-def]
+    q, keys, values, visible, scale, largest, shares, mixed
+):
     """The running softmax with a block of keys joined to it."""
     scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale  # [ROWS, KEYS]
     scores = tl.where(visible[None, :], scores, float("-inf"))
