@@ -18,6 +18,7 @@ from ossia.kernels.native.library import (
     LIBRARY_VARIABLE,
     THREADS_VARIABLE,
     NativeUnavailable,
+    _container_limit,
     default_threads,
     load,
     open_context,
@@ -54,6 +55,18 @@ def test_threads_come_from_the_argument_the_environment_or_the_cores(
     monkeypatch.setenv(THREADS_VARIABLE, "3")
     assert open_context().threads == 3
     assert open_context(threads=2).threads == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "processors"), [("250000 100000\n", 3), ("max 100000\n", None), (None, None)]
+)
+def test_the_limit_of_a_container_counts(
+    tmp_path: Path, text: str | None, processors: int | None
+) -> None:
+    file = tmp_path / "cpu.max"
+    if text is not None:
+        file.write_text(text)
+    assert _container_limit(file) == processors
 
 
 @built

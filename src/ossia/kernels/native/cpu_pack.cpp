@@ -41,16 +41,23 @@ inline Words reorder_nibbles(Words w) {
   return spread(w & 0xffffu) | spread(w >> 16) << 4;  // inputs 0..3, inputs 4..7
 }
 
+// Elements of two vectors by number; gcc has the name of clang from version 12 on.
+#if defined(__clang__)
+#define OSSIA_PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define OSSIA_PICK(a, b, ...) __builtin_shuffle(a, b, Words{__VA_ARGS__})
+#endif
+
 // Blocks of four rows, [row][part] -> [part][row].
 inline void turn_over(Words (&a)[4]) {
-  const Words b0 = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5);
-  const Words b1 = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
-  const Words c0 = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
-  const Words c1 = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
-  a[0] = __builtin_shufflevector(b0, c0, 0, 1, 4, 5);
-  a[1] = __builtin_shufflevector(b0, c0, 2, 3, 6, 7);
-  a[2] = __builtin_shufflevector(b1, c1, 0, 1, 4, 5);
-  a[3] = __builtin_shufflevector(b1, c1, 2, 3, 6, 7);
+  const Words b0 = OSSIA_PICK(a[0], a[1], 0, 4, 1, 5);
+  const Words b1 = OSSIA_PICK(a[0], a[1], 2, 6, 3, 7);
+  const Words c0 = OSSIA_PICK(a[2], a[3], 0, 4, 1, 5);
+  const Words c1 = OSSIA_PICK(a[2], a[3], 2, 6, 3, 7);
+  a[0] = OSSIA_PICK(b0, c0, 0, 1, 4, 5);
+  a[1] = OSSIA_PICK(b0, c0, 2, 3, 6, 7);
+  a[2] = OSSIA_PICK(b1, c1, 0, 1, 4, 5);
+  a[3] = OSSIA_PICK(b1, c1, 2, 3, 6, 7);
 }
 
 // The block of 16 rows whose first is at `row`, 16 bytes each, `stride` bytes apart; zeros beyond

@@ -157,14 +157,23 @@ def library_file() -> Path | None:
 
 
 def default_threads() -> int:
-    """The physical cores that this process may use.
+    """The physical cores that this process may use, within the limit of its container.
 
     Two threads on one core share its vector units and its path to memory: a second one gains
     nothing here and makes the slowest piece slower.
     """
     usable = _usable_processors()
     cores = {_core_of(number) for number in usable}
-    return max(1, len(cores))
+    return max(1, min(len(cores), _container_limit() or len(cores)))
+
+
+def _container_limit(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+    """How many processors' time a container has (cgroup v2), rounded up; None for no limit."""
+    try:
+        quota, period = file.read_text().split()
+        return -(-int(quota) // int(period))
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
 
 
 def _threads_from_environment() -> int:
