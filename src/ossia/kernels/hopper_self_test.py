@@ -26,7 +26,7 @@ from ossia.kernels.lm_head.fused_many import logits_many
 from ossia.kernels.lm_head.triton_one import logits_one
 from ossia.kernels.moe import reference as moe_reference
 from ossia.kernels.moe.cuda_decode import experts_few, experts_one, rows_a_tile
-from ossia.kernels.moe.cuda_prefill import ROWS_A_TILE, experts_many
+from ossia.kernels.moe.cuda_prefill import experts_many, prefill_rows_a_tile
 from ossia.kernels.moe.hopper_layout import HopperExperts, to_hopper
 from ossia.kernels.qkv import reference as qkv_reference
 from ossia.kernels.qkv.fused_many import project_qkv_many
@@ -48,7 +48,9 @@ TOLERANCE = 1.5e-2
 # Tokens of a step: each takes another of the variants that kernels are compiled in.
 DECODING = (1, 3, 20, 40, 100, 200)
 FEW_EXPERT_TOKENS = 512
-PROMPTS = (600, 2100)
+PROMPT = 600
+# Tokens for each expert, and at least, that make the experts take their largest tiles.
+LARGE_STEP_AN_EXPERT, LARGE_STEP = 57, 2100
 PAGE_SIZE = 16
 VOCAB = 1024
 
@@ -77,9 +79,11 @@ def warm_up(
         for tokens in DECODING:
             if tokens <= max(1, max_rows):
                 yield from layer.check_decode(tokens)
-        for tokens in PROMPTS:
-            if tokens <= max_tokens:
-                yield from layer.check_prompt(tokens)
+        if max_tokens >= PROMPT:
+            yield from layer.check_prompt(PROMPT)
+        large = max(LARGE_STEP, LARGE_STEP_AN_EXPERT * model.num_experts)
+        if max_tokens >= large:
+            yield from layer.check_experts(large)
         torch.cuda.synchronize(device)
 
 
@@ -138,6 +142,10 @@ class _Layer:
             paged, pages = self._paged(lengths, new, window)
             yield from self._check_attention(x, paged, pages, window, decode=False)
         yield from self._check_experts(x)
+
+    def check_experts(self, tokens: int) -> Iterator[str]:
+        """The second half of a block alone."""
+        yield from self._check_experts(self._normal(tokens, self._model.hidden_size))
 
     def _check_attention(
         self, x: Tensor, paged: PagedBatch, pages: int, window: int | None, *, decode: bool
@@ -220,7 +228,10 @@ class _Layer:
             shares, chosen = truth.shares, truth.chosen
         else:
             few = tokens <= FEW_EXPERT_TOKENS
-            tile = rows_a_tile(tokens, k, c.num_experts) if few else ROWS_A_TILE
+            if few:
+                tile = rows_a_tile(tokens, k, c.num_experts)
+            else:
+                tile = prefill_rows_a_tile(tokens * k, c.num_experts)
             routed, groups = route_and_group(x, *router, k, tile, pdl=pdl)
             normed, shares, chosen = routed.normed, routed.shares, routed.chosen
             yield self._compare("router", tokens, shares.sort().values, truth.shares.sort().values)

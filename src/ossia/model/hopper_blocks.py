@@ -26,7 +26,7 @@ from ossia.kernels.hopper import HopperKernels
 from ossia.kernels.lm_head.fused_many import logits_many
 from ossia.kernels.lm_head.triton_one import logits_one
 from ossia.kernels.moe.cuda_decode import experts_few, experts_one, rows_a_tile
-from ossia.kernels.moe.cuda_prefill import ROWS_A_TILE, experts_many
+from ossia.kernels.moe.cuda_prefill import experts_many, prefill_rows_a_tile
 from ossia.kernels.moe.hopper_layout import HopperExperts
 from ossia.kernels.qkv.fused_many import project_normed_many
 from ossia.kernels.qkv.triton_few import project_normed_few
@@ -131,7 +131,10 @@ class HopperBlocks:
             normed, logits = route_one(x, *router, pdl=self._pdl)
             return experts_one(x, normed, logits, experts, k, alpha, limit, pdl=self._pdl)
         few = step.tokens <= FEW_EXPERT_TOKENS
-        tile = rows_a_tile(step.tokens, k, c.num_experts) if few else ROWS_A_TILE
+        if few:
+            tile = rows_a_tile(step.tokens, k, c.num_experts)
+        else:
+            tile = prefill_rows_a_tile(step.tokens * k, c.num_experts)
         routed, groups = route_and_group(x, *router, k, tile, pdl=self._pdl)
         if few:
             y = experts_few(routed.normed, groups, experts, alpha, limit, pdl=self._pdl)
