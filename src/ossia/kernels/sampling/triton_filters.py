@@ -78,83 +78,39 @@ def search_thresholds(
     found = launch.buffer("found", count * 4, logits)
     histogram = launch.buffer("histogram", count * bins, table)
     bracket = launch.buffer("bracket", count * 4, table)
+    each_row = (count, 1, 1)
+    each_chunk = (chunks.number, count, 1)
+    sizes = {"VOCAB": chunks.columns, "CHUNKS": chunks.number, "CHUNKS_P2": chunks.padded}
+    filters = (rows.scales, rows.top_ks, rows.top_ps)
+    written = (found, histogram, bracket)
     launch(
         _measure,
-        (count, 1, 1),
-        (
-            chunks.largest,
-            chunks.sums,
-            rows.scales,
-            rows.top_ks,
-            rows.top_ps,
-            found,
-            histogram,
-            bracket,
-        ),
-        {
-            "VOCAB": chunks.columns,
-            "CHUNKS": chunks.number,
-            "CHUNKS_P2": chunks.padded,
-            "BINS": bins,
-        },
+        each_row,
+        (chunks.largest, chunks.sums, *filters, *written),
+        {**sizes, "BINS": bins},
         num_warps=4,
     )
     if not rows.searches:
         return found
-    shape = {
-        "VOCAB": chunks.columns,
-        "STRIDE": logits.stride(0),
-        "WORDS": table.shape[1],
-        "CHUNK": chunks.size,
-    }
-    grid = (chunks.number, count, 1)
+    line = {"VOCAB": chunks.columns, "STRIDE": logits.stride(0), "WORDS": table.shape[1]}
     launch(
         _count,
-        grid,
+        each_chunk,
         (logits, table, rows.masks, rows.top_ks, rows.top_ps, found, histogram),
-        {**shape, "BINS": bins},
+        {**line, "CHUNK": chunks.size, "BINS": bins},
         num_warps=4,
     )
-    launch(
-        _bracket,
-        (count, 1, 1),
-        (rows.scales, rows.top_ks, rows.top_ps, found, histogram, bracket),
-        {"BINS": bins},
-        num_warps=4,
-    )
+    launch(_bracket, each_row, (*filters, *written), {"BINS": bins}, num_warps=4)
     masses = launch.buffer("masses", count * chunks.padded, logits)
     listed = launch.buffer("listed", count * CAPACITY, logits)
-    tensors = (
-        logits,
-        table,
-        rows.masks,
-        rows.scales,
-        rows.top_ks,
-        rows.top_ps,
-        found,
-        bracket,
-        masses,
-        listed,
-    )
-    launch(
-        _collect,
-        grid,
-        tensors,
-        {**shape, "CHUNKS_P2": chunks.padded, "CAPACITY": CAPACITY, "BINS": bins},
-        num_warps=4,
-    )
+    tensors = (logits, table, rows.masks, *filters, found, bracket, masses, listed)
+    line |= {"CHUNKS_P2": chunks.padded, "CAPACITY": CAPACITY, "BINS": bins}
+    launch(_collect, each_chunk, tensors, {**line, "CHUNK": chunks.size}, num_warps=4)
     launch(
         search,
-        (count, 1, 1),
+        each_row,
         tensors,
-        {
-            **shape,
-            "CHUNK": tile,
-            "CHUNKS": chunks.number,
-            "CHUNKS_P2": chunks.padded,
-            "CAPACITY": CAPACITY,
-            "BINS": bins,
-        },
+        {**line, "CHUNK": tile, "CHUNKS": chunks.number},
         num_warps=warps,
     )
     return found
