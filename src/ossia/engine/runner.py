@@ -157,6 +157,8 @@ def build_batch(
     window_first = np.array([item.pages.window_start for item in sequences]) * page_size
     write_start = np.array([item.pages.full_write_start for item in sequences])
 
+    num_decodes = int(np.cumprod(lengths == 1).sum())  # the first sequences, with a token each
+
     def paged(tables: Sequence[NDArray[np.int32]], first: Ints, shared: Ints | None) -> PagedBatch:
         table = _stack(tables)
         page = (positions - first[owner]) // page_size
@@ -172,6 +174,7 @@ def build_batch(
             query_starts=to(query_starts.astype(np.int32)),
             max_query_len=int(lengths.max()),
             max_kv_len=int(ends.max()),
+            num_decodes=num_decodes,
         )
 
     def to(values: NDArray[np.generic]) -> Tensor:
