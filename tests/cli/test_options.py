@@ -24,7 +24,7 @@ def test_every_field_of_the_engine_has_an_option() -> None:
         "serve org/model --device cpu --dtype float32 --quantization mxfp4 --load-format dummy "
         "--attention-backend torch --max-model-len 32k --max-num-seqs 3 "
         "--max-num-batched-tokens 2k --kv-cache-memory 2GiB --gpu-memory-utilization 0.5 "
-        "--page-size 32 --no-prefix-caching --seed 7 --num-threads 2"
+        "--page-size 32 --no-prefix-caching --seed 7 --num-threads 2 --cpu-dense bf16"
     )
     config = engine_config(parsed(line))
     assert config == EngineConfig(
@@ -43,6 +43,7 @@ def test_every_field_of_the_engine_has_an_option() -> None:
         enable_prefix_caching=False,
         seed=7,
         num_threads=2,
+        cpu_dense="bf16",
     )
     default = EngineConfig(model="demo")
     unset = [f.name for f in fields(config) if getattr(config, f.name) == getattr(default, f.name)]
