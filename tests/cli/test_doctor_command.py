@@ -20,6 +20,7 @@ def test_every_part_is_looked_at_and_nothing_is_broken(ossia: Run) -> None:
     status = {check["name"]: check["status"] for check in report["checks"]}
     expected = {"Python", "torch", "CPU", "memory", "cache", "port", "vocabulary", "TORCH"}
     expected |= {"device", "dtype", "engine", "demo", "responses", "python tool", "tool plug-ins"}
+    expected |= {"native"}
     assert expected <= status.keys()
     assert "GPU" in status or "GPU 0" in status
     assert status["vocabulary"] == status["torch"] == "ok"

@@ -69,7 +69,7 @@ def warm_up(model: str) -> Iterator[Check]:
 
 def examine(port: int) -> Iterator[Check]:
     """Every check, in the order of a start-up."""
-    from ossia.cli.doctor import machine, model, tools
+    from ossia.cli.doctor import machine, model, native, tools
     from ossia.cli.doctor.check import guarded
 
     yield from guarded("Python", machine.python)
@@ -85,4 +85,5 @@ def examine(port: int) -> Iterator[Check]:
     yield from guarded("vocabulary", model.vocabulary)
     yield from guarded("device", model.device)
     yield from guarded("kernels", model.kernels)
+    yield from guarded("native", native.native)
     yield from guarded("demo", model.demo)
