@@ -7,9 +7,11 @@ there is none, and keeps the ordered copy beside it (DIRECTORY-cache, 11.5 GB). 
 fresh process; `model` and `llama` take turns, so that other work on the machine disturbs both
 alike, and the best of all rounds counts. One JSON object is printed:
 
-    load     seconds until the engine is ready, first and second time, and the peak of its memory
-    model    tokens/s with 1, 4 and 8 streams, prompts of 64 and 512 tokens; the share of a step at
-             one stream that is spent in the network; a plain read of memory in the same process
+    load     seconds until the engine is ready, first and second time, with the files in the
+             system's memory as far as they fit, and the peak of the engine's memory
+    model    tokens/s with 1, 4 and 8 streams, prompts of 64 and 512 tokens; the shares of a step
+             at one stream that are spent in the network and inside the library's kernels; a plain
+             read of memory in the same process
     busy     one stream while another process keeps a core busy
     kernels  the table of `ossia bench kernels`
     demo     tokens/s of the bundled demo model, on torch alone and with the native kernels
@@ -43,10 +45,43 @@ VOCABULARY = 199_000  # ids of ordinary tokens
 Figures = dict[str, Any]
 
 
+class KernelClock:
+    """Adds up the seconds inside the native library's blocks, in engines that start later."""
+
+    def __init__(self) -> None:
+        from ossia.kernels.native import library
+
+        self.seconds = 0.0
+        load = library.load
+
+        def timed_load(path: Path | None = None) -> Any:
+            loaded = load(path)
+            for name in ("ossia_attention_block", "ossia_mixture_block", "ossia_head"):
+                setattr(loaded, name, self._timed(getattr(loaded, name)))
+            return loaded
+
+        library.load = timed_load
+
+    def _timed(self, function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments)
+            self.seconds += time.perf_counter() - began
+            return result
+
+        return call
+
+
 class Timer:
     """Steps of an engine in this process."""
 
-    def __init__(self, model: str, backend: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        backend: str = "auto",
+        threads: int | None = None,
+        clock: KernelClock | None = None,
+    ) -> None:
         from ossia.config import EngineConfig
         from ossia.engine.start import start_engine
 
@@ -62,6 +97,8 @@ class Timer:
         self._engine = start_engine(config, lambda text: print(text, file=sys.stderr, flush=True))
         self.ready = time.monotonic() - began
         self._requests = 0
+        self._clock = clock
+        self.kernel_share = 0.0  # of all seconds of the steps of the last `decode`
 
     def steps(self, streams: int, prompt: int, tokens: int) -> list[tuple[float, float, int]]:
         """Seconds, seconds in the network, and tokens of each step of some requests."""
@@ -84,7 +121,11 @@ class Timer:
 
     def decode(self, streams: int, tokens: int) -> tuple[float, float, float]:
         """Tokens/s of the best and the median step, and the network's share of all steps."""
-        steps = [step for step in self.steps(streams, 16, tokens) if step[2] == streams][1:]
+        before = self._clock.seconds if self._clock else 0.0
+        every = self.steps(streams, 16, tokens)
+        if self._clock:
+            self.kernel_share = (self._clock.seconds - before) / sum(step[0] for step in every)
+        steps = [step for step in every if step[2] == streams][1:]
         seconds = sorted(step[0] for step in steps)
         share = sum(step[1] for step in steps) / sum(seconds)
         return streams / seconds[0], streams / statistics.median(seconds), share
@@ -113,7 +154,8 @@ def part_model(args: argparse.Namespace) -> Figures:
     """Decoding and prompts."""
     memory = PeakMemory()
     memory.start()
-    timer = Timer(args.directory)
+    clock = KernelClock()
+    timer = Timer(args.directory, clock=clock)
     figures: Figures = {"plain_read_gb_s": plain_read(), "peak_gib": 0.0}
     for streams in STREAMS:
         best, median, share = timer.decode(streams, args.tokens)
@@ -121,6 +163,7 @@ def part_model(args: argparse.Namespace) -> Figures:
         figures[f"decode_{streams}_median"] = round(median, 2)
         if streams == 1:
             figures["network_share_of_step"] = round(share, 4)
+            figures["kernel_share_of_step"] = round(timer.kernel_share, 4)
     for tokens in PROMPTS:
         figures[f"prefill_{tokens}"] = round(max(timer.prefill(tokens) for _ in range(2)), 1)
     figures["plain_read_gb_s"] = max(figures["plain_read_gb_s"], plain_read())
@@ -274,6 +317,7 @@ def whole(args: argparse.Namespace) -> Figures:
     result: Figures = {"processor": processor(), "cores": len(os.sched_getaffinity(0))}
     if "load" not in args.skip:
         shutil.rmtree(f"{args.directory}-cache", ignore_errors=True)
+        read_through(Path(args.directory))
         result["load"] = {"first": in_child(args, "load"), "second": in_child(args, "load")}
     llama = has_llama(args)
     ours, theirs = [], []
@@ -298,6 +342,14 @@ def whole(args: argparse.Namespace) -> Figures:
             "native": in_child(args, "demo", "--backend", "auto"),
         }
     return result
+
+
+def read_through(directory: Path) -> None:
+    """Have the system keep the files in memory, as far as they fit."""
+    for file in sorted(directory.glob("*.safetensors")):
+        with file.open("rb", buffering=0) as stream:
+            while stream.read(1 << 24):
+                pass
 
 
 def processor() -> str:

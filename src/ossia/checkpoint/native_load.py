@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
+import psutil
 import torch
 from torch import Tensor
 
 from ossia.checkpoint.load import open_source
 from ossia.checkpoint.native_cache import NativeCache
+from ossia.checkpoint.pages_ahead import PagesAhead
 from ossia.checkpoint.parts import Part, model_parts
 from ossia.checkpoint.resolve import ModelSource
 from ossia.checkpoint.sources import PackingSource, PartSource
@@ -33,6 +35,7 @@ from ossia.mxfp4 import Mxfp4Tensor
 
 _REPORT_EVERY = 1.0  # seconds
 _DENSE = ("qkv", "out")
+_OTHER_MEMORY = 2 << 30  # bytes that the system and this process need besides
 _BITS = {Kind.INT8: 8.5, Kind.BF16: 16.0}  # of a weight, scale included
 
 Progress = Callable[[str], None]
@@ -68,7 +71,7 @@ def load_native(
         embedding = parts.part(_embedding(parts.config)).to(dtype)
         tensors = None if cache is None else cache.read(progress)
         if tensors is None:
-            tensors = _put_in_order(parts, kernels, progress)
+            tensors = _put_in_order(source, parts, kernels, progress)
             if cache is not None:
                 cache.write_beside(tensors, progress)
     return assemble_native(parts.config, kernels.dense, embedding, tensors)
@@ -91,36 +94,46 @@ def _embedding(config: ModelConfig) -> Part:
 
 
 def _put_in_order(
-    parts: PartSource, kernels: NativeKernels, progress: Progress
+    source: ModelSource, parts: PartSource, kernels: NativeKernels, progress: Progress
 ) -> dict[str, Tensor]:
     """All tensors but the embedding; see `model/native_weights.py` for their names."""
     every = [part for part in model_parts(parts.config) if part.field != "embedding"]
+    # A checkpoint and its ordered copy are of about the same size.
+    size = 2 * native_weight_bytes(parts.config, kernels.dense, 2)
+    tight = size > psutil.virtual_memory().total - _OTHER_MEMORY
     tensors: dict[str, Tensor] = {}
-    blocks: Tensor | None = None  # of the experts whose scales come next
-    held: Part | None = None
+    blocks: tuple[Part, Tensor] | None = None  # of the experts whose scales come next
     reported = time.monotonic()
-    for done, part in enumerate(every):
-        stored = parts.part(part)
-        if part.kind == "blocks":
-            blocks, held = stored, part
-            continue
-        if part.kind == "scales":
-            assert blocks is not None
-            assert held is not None
-            name = part.name.removesuffix(".scales")
-            packed = pack_experts(kernels.context, Mxfp4Tensor(blocks, stored), None)
-            tensors.update(matrix_tensors(name, packed))
-            blocks = None
-            parts.release(held)
-        elif part.field in _DENSE:
-            packed = pack_dense(kernels.context, stored, kind=kernels.dense)
-            tensors.update(matrix_tensors(part.name, packed))
-        elif part.field == "lm_head":
-            tensors.update(head_tensors(kernels, stored))
-        else:
-            tensors[part.name] = stored.to(torch.float32, copy=True).contiguous()
-        parts.release(part)
-        if time.monotonic() - reported >= _REPORT_EVERY:
-            reported = time.monotonic()
-            progress(f"Putting weights in order: {100 * done // len(every)} %")
+    with PagesAhead(source, every, forget=tight) as ahead:
+        for done, part in enumerate(every):
+            stored = parts.part(part)
+            if part.kind == "blocks":
+                blocks = part, stored
+                continue
+            if part.kind == "scales":
+                assert blocks is not None
+                packed = pack_experts(kernels.context, Mxfp4Tensor(blocks[1], stored), None)
+                tensors.update(matrix_tensors(part.name.removesuffix(".scales"), packed))
+                parts.release(blocks[0])
+                ahead.done(blocks[0])
+                blocks = None
+            else:
+                tensors.update(_ordered(part, stored, kernels))
+            del stored
+            parts.release(part)
+            ahead.done(part)
+            if time.monotonic() - reported >= _REPORT_EVERY:
+                reported = time.monotonic()
+                progress(f"Putting weights in order: {100 * done // len(every)} %")
     return tensors
+
+
+def _ordered(part: Part, stored: Tensor, kernels: NativeKernels) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that a part which is no part of experts becomes."""
+    if part.field in _DENSE:
+        packed = pack_dense(kernels.context, stored, kind=kernels.dense)
+        yield from matrix_tensors(part.name, packed)
+    elif part.field == "lm_head":
+        yield from head_tensors(kernels, stored)
+    else:
+        yield part.name, stored.to(torch.float32, copy=True).contiguous()
