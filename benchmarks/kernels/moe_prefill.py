@@ -52,7 +52,7 @@ ALTERNATIVES = (
     (2048, FEW),
     (4096, FEW),
     (8000, FEW),
-    (8000, replace(DEFAULT, depth=4)),
+    (8000, replace(DEFAULT, depth=2)),
     (8000, replace(DEFAULT, cluster=1)),
     (8000, GATHERED),
     (8000, DEFAULT),

@@ -215,7 +215,7 @@ def test_small_tiles_agree_with_float64(prefill, careful_few, tokens, routing):
         (64, {}),
         (128, {"cluster": 1}),
         (128, {"depth": 2}),
-        (256, {"depth": 4, "stagger": 1}),
+        (256, {"depth": 2, "stagger": 1}),
         (256, {"cluster": 1, "placed": False, "stagger": 2}),
     ],
 )

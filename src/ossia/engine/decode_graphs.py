@@ -16,10 +16,10 @@ from torch import Tensor
 
 
 def buckets(max_rows: int) -> tuple[int, ...]:
-    """Batch sizes that have a graph: each up to 8, then steps of an eighth to a quarter."""
+    """Batch sizes that have a graph: each up to 8, then steps of a sixteenth to an eighth."""
     sizes = [*range(1, 9)]
     while sizes[-1] < max_rows:
-        step = max(2, 1 << (sizes[-1].bit_length() - 3))
+        step = max(2, 1 << (sizes[-1].bit_length() - 4))
         sizes.append(sizes[-1] + step)
     return (*(size for size in sizes if size < max_rows), max_rows)
 

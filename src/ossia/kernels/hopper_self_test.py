@@ -37,7 +37,7 @@ from ossia.kernels.router import reference as router_reference
 from ossia.kernels.router.triton_combine import combine
 from ossia.kernels.router.triton_few import route_and_group
 from ossia.kernels.router.triton_one import route_one
-from ossia.kernels.thresholds import OUT_FEW_TOKENS, QKV_FEW_TOKENS
+from ossia.kernels.thresholds import EXPERTS_FEW_TOKENS, OUT_FEW_TOKENS, QKV_FEW_TOKENS
 from ossia.model.batch import LayerCache, PagedBatch
 from ossia.model.rotary import RotaryEmbedding
 from ossia.model.weights import ExpertWeights
@@ -47,7 +47,6 @@ from ossia.mxfp4 import Mxfp4Tensor
 TOLERANCE = 1.5e-2
 # Tokens of a step: each takes another of the variants that kernels are compiled in.
 DECODING = (1, 3, 20, 40, 100, 200)
-FEW_EXPERT_TOKENS = 512
 PROMPT = 600
 # Tokens for each expert, and at least, that make the experts take their largest tiles.
 LARGE_STEP_AN_EXPERT, LARGE_STEP = 57, 2100
@@ -211,7 +210,7 @@ class _Layer:
             add = project_out_one if tokens == 1 else project_out_few
             out = add(x, mixed, self._out, self._out_bias, pdl=pdl)
         else:
-            out = project_out_many(x, mixed, self._out, self._out_bias)
+            out = project_out_many(x, mixed, self._out, self._out_bias, pdl=pdl)
         truth = out_reference.project_out(
             x.float(), mixed.float(), self._out.float(), self._out_bias.float()
         )
@@ -227,7 +226,7 @@ class _Layer:
             out = experts_one(x, normed, logits, self._placed, k, alpha, limit, pdl=pdl)
             shares, chosen = truth.shares, truth.chosen
         else:
-            few = tokens <= FEW_EXPERT_TOKENS
+            few = tokens <= EXPERTS_FEW_TOKENS
             if few:
                 tile = rows_a_tile(tokens, k, c.num_experts)
             else:

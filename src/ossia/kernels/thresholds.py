@@ -11,5 +11,7 @@ OUT_ADD_TOKENS = 512  # attention_out/fused_many.py adds by a kernel of ours; be
 HEAD_FEW_ROWS = 64  # lm_head/triton_few.py; beyond, the library's product
 ROUTE_FEW_TOKENS = 64  # router/triton_few.py, whose tiles have no more; beyond, triton_many.py
 ROUTE_LARGE_TILES = 2048  # tokens from which router/triton_many.py has work for larger tiles
+ROUTE_TRITON_TOKENS = 16  # router/triton_few.py is ahead; beyond, router/cuda_route.py
+EXPERTS_FEW_TOKENS = 256  # moe/cuda_decode.py; beyond, moe/cuda_prefill.py
 GROUP_FEW_PAIRS = 256  # up to here router/triton_groups.py takes small blocks
 GROUP_SOME_PAIRS = 2048  # up to here, medium ones

@@ -4,7 +4,7 @@ How many tokens a step has decides which kernels run. One token: matrix-vector p
 each weight once, the norm folded in. Few: the weights are streamed through the tensor cores and
 stay packed. Many: the library's matrix products, and experts in tiles of 256 rows.
 
-    tokens          1                 2 .. 64        65 .. 512       more
+    tokens          1                 2 .. 64        65 .. 256       more
     qkv, out        triton_one        triton_few     fused_many      fused_many
     experts         experts_one       experts_few    experts_few     experts_many
 
@@ -35,13 +35,17 @@ from ossia.kernels.rms_norm.triton_norm import rms_norm
 from ossia.kernels.router.triton_combine import combine
 from ossia.kernels.router.triton_few import route_and_group
 from ossia.kernels.router.triton_one import route_one
-from ossia.kernels.thresholds import HEAD_FEW_ROWS, OUT_FEW_TOKENS, QKV_FEW_TOKENS
+from ossia.kernels.thresholds import (
+    EXPERTS_FEW_TOKENS,
+    HEAD_FEW_ROWS,
+    OUT_FEW_TOKENS,
+    QKV_FEW_TOKENS,
+)
 from ossia.model.batch import ForwardBatch, LayerCache
 from ossia.model.rotary import RotaryEmbedding
 from ossia.model.weights import ModelWeights
 
 HEAD_STEP = 128  # rows of the head are computed in multiples of this, where the library does it
-FEW_EXPERT_TOKENS = 512  # beyond, experts are bound by arithmetic
 
 
 @dataclass(slots=True)
@@ -89,7 +93,7 @@ class HopperBlocks:
             return project_out_one(x, mixed, w.out, w.out_bias, pdl=self._pdl)
         if step.tokens <= OUT_FEW_TOKENS:
             return project_out_few(x, mixed.flatten(1), w.out, w.out_bias, pdl=self._pdl)
-        return project_out_many(x, mixed.flatten(1), w.out, w.out_bias)
+        return project_out_many(x, mixed.flatten(1), w.out, w.out_bias, pdl=self._pdl)
 
     def _queries(
         self, layer: int, x: Tensor, step: HopperStep, slots: Tensor, cache: LayerCache
@@ -130,7 +134,7 @@ class HopperBlocks:
         if step.tokens == 1:
             normed, logits = route_one(x, *router, pdl=self._pdl)
             return experts_one(x, normed, logits, experts, k, alpha, limit, pdl=self._pdl)
-        few = step.tokens <= FEW_EXPERT_TOKENS
+        few = step.tokens <= EXPERTS_FEW_TOKENS
         if few:
             tile = rows_a_tile(step.tokens, k, c.num_experts)
         else:

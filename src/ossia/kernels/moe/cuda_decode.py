@@ -81,7 +81,8 @@ def rows_a_tile(tokens: int, k: int, num_experts: int) -> int:
     use costs only shared memory. So few sizes, of which each is compiled, are enough.
     """
     mean = tokens * k / num_experts
-    return next((n for n in (8, 16, 32) if mean + 3 * math.sqrt(mean) <= n), 64)
+    largest = 48 if mean <= 32 else 64
+    return next((n for n in (8, 16, 32) if mean + 3 * math.sqrt(mean) <= n), largest)
 
 
 def few_config(rows: int, hidden: int, intermediate: int) -> FewConfig:
@@ -91,7 +92,7 @@ def few_config(rows: int, hidden: int, intermediate: int) -> FewConfig:
         16: FewConfig(16, 8, 1, 1, 5, 6),
         24: FewConfig(24, 8, 1, 1, 5, 6),
         32: FewConfig(32, 8, 1, 1, 5, 5),
-        48: FewConfig(48, 8, 1, 2, 3, 5),
+        48: FewConfig(48, 12, 1, 2, 3, 3),
         64: FewConfig(64, 8, 1, 2, 3, 4),
     }[rows]
     if wanted.fits(hidden, intermediate):

@@ -42,7 +42,7 @@ class PrefillConfig:
     rows: int = ROWS_A_TILE  # of a tile, 128 or 256; the groups' tiles may be smaller
     stages: int = 6  # slots of the ring of activations, 128 bytes a row of a tile
     cluster: int = 2  # blocks that share token rows, 1 or 2
-    depth: int = 2  # chunks of weights in flight to registers, 2 or 4
+    depth: int = 4  # chunks of weights in flight to registers, 2 or 4
     placed: bool = True  # rows of x are copied in the order of tiles first; or gathered, cluster 1
     lag: int = 2  # chunks of gathered rows that are in flight, at most stages - 2
     stagger: int = 0  # chunks that the second warpgroup starts behind, below stages - lag
@@ -66,7 +66,7 @@ class PrefillKernels:
 
 
 DEFAULT = PrefillConfig()
-FEW = PrefillConfig(rows=_FEW_ROWS_A_TILE, stages=12, depth=4)
+FEW = PrefillConfig(rows=_FEW_ROWS_A_TILE, stages=12)
 
 
 def prefill_rows_a_tile(pairs: int, num_experts: int) -> int:

@@ -27,7 +27,7 @@ from ossia.kernels.router.groups import Groups
 from ossia.kernels.router.reference import Routed
 from ossia.kernels.router.triton_groups import empty_groups, group, write_work
 from ossia.kernels.router.triton_many import next_largest, route_many
-from ossia.kernels.thresholds import ROUTE_FEW_TOKENS
+from ossia.kernels.thresholds import ROUTE_FEW_TOKENS, ROUTE_TRITON_TOKENS
 
 EXPERTS_A_PROGRAM = 8
 TOKENS_A_PROGRAM = {False: 1, True: 4}  # by more than MUCH_WORK logits
@@ -55,7 +55,8 @@ def route_and_group(
         rows_a_tile: the most rows of a work item.
         pdl: launch before the kernels ahead have ended (Hopper and later).
     """
-    run = route_and_group_cuda if fits(x, len(weight), k) else route_and_group_triton
+    few = len(x) <= ROUTE_TRITON_TOKENS
+    run = route_and_group_cuda if fits(x, len(weight), k) and not few else route_and_group_triton
     return run(x, norm, weight, bias, eps, k, rows_a_tile, pdl=pdl)
 
 
