@@ -22,13 +22,17 @@ constexpr int kRowsAtOnce = kLanes == 16 ? 4 : 2;  // times 4 registers of accum
 constexpr int kRegisters = 4;
 
 #if defined(__AVX512F__)
+// Loops are unrolled by name here: only then do arrays stay in registers.
 inline void turn_over(Vec (&a)[16]) {
   Vec b[16];
+#pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
     b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
     b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
   }
+#pragma GCC unroll 4
   for (int i = 0; i < 16; i += 4) {
+#pragma GCC unroll 2
     for (int j = 0; j < 2; ++j) {
       const __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + 2 + j]);
       a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
@@ -36,12 +40,14 @@ inline void turn_over(Vec (&a)[16]) {
     }
   }
   // a[4 i + j]: columns j, j + 4, j + 8, j + 12 of rows 4 i .. 4 i + 3.
+#pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     b[j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x88);
     b[4 + j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xdd);
     b[8 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x88);
     b[12 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xdd);
   }
+#pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     a[j] = _mm512_shuffle_f32x4(b[j], b[8 + j], 0x88);
     a[8 + j] = _mm512_shuffle_f32x4(b[j], b[8 + j], 0xdd);
@@ -60,47 +66,52 @@ inline void turn_over(Vec (&a)[kLanes]) {
 }
 #endif
 
-inline Vec load_stored(const char *p, bool bf16, int at) {
-  return bf16 ? load_bf16(reinterpret_cast<const uint16_t *>(p) + at)
-              : load(reinterpret_cast<const float *>(p) + at);
+template <bool bf16>
+inline Vec load_stored(const char *p, int at) {
+  if constexpr (bf16) {
+    return load_bf16(reinterpret_cast<const uint16_t *>(p) + at);
+  } else {
+    return load(reinterpret_cast<const float *>(p) + at);
+  }
 }
 
-// Keys first .. first + 63 -> turned [dim][64]; zeros where the range has none. Asks for the values
+// Keys first .. first + 63 -> turned [dim][64]; anything where the range has none. Asks for the values
 // at the same places, which are needed next.
-inline void gather_keys(const KeyRange &range, int first, int dim, float *turned) {
-  const int bytes = dim * (range.bf16 ? 2 : 4);
+template <bool bf16>
+void gather_keys(const KeyRange &range, int first, int dim, float *turned) {
+  const int bytes = dim * (bf16 ? 2 : 4);
   for (int at = 0; at < kBlockKeys; at += kLanes) {
+    const int from = first + at;
+    if (from + kLanes <= range.begin || from >= range.end) {
+      for (int d = 0; d < dim; ++d) store(turned + d * kBlockKeys + at, zero());
+      continue;
+    }
+    // Places without a key repeat the nearest one: their scores are not looked at.
     const char *places[kLanes];
     for (int i = 0; i < kLanes; ++i) {
-      const int j = first + at + i;
-      const bool there = j >= range.begin && j < range.end;
-      places[i] = there ? range.keys + range.offsets[j] : nullptr;
-      if (there) {
-        const char *value = range.values + range.offsets[j];
-        for (int b = 0; b < bytes; b += 64) __builtin_prefetch(value + b);
-      }
+      const int above = from + i > range.begin ? from + i : range.begin;
+      const int j = above < range.end ? above : range.end - 1;
+      places[i] = range.keys + range.offsets[j];
+      const char *value = range.values + range.offsets[j];
+      for (int b = 0; b < bytes; b += 64) __builtin_prefetch(value + b);
     }
     for (int d = 0; d < dim; d += kLanes) {
       Vec a[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        a[i] = places[i] == nullptr ? zero() : load_stored(places[i], range.bf16, d);
-      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) a[i] = load_stored<bf16>(places[i], d);
       turn_over(a);
+#pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) store(turned + (d + i) * kBlockKeys + at, a[i]);
     }
   }
 }
 
-// Values of positions first .. last - 1 -> copied [keys][dim]. Asks for the next block's keys.
-inline void gather_values(const KeyRange &range, int first, int last, int dim, float *copied) {
-  const int bytes = dim * (range.bf16 ? 2 : 4);
+// Values of positions first .. last - 1 -> copied [keys][dim].
+template <bool bf16>
+void gather_values(const KeyRange &range, int first, int last, int dim, float *copied) {
   for (int j = first; j < last; ++j, copied += dim) {
     const char *from = range.values + range.offsets[j];
-    for (int d = 0; d < dim; d += kLanes) store(copied + d, load_stored(from, range.bf16, d));
-    if (j + kBlockKeys < range.end) {
-      const char *value = range.values + range.offsets[j + kBlockKeys];
-      for (int b = 0; b < bytes; b += 64) __builtin_prefetch(value + b);
-    }
+    for (int d = 0; d < dim; d += kLanes) store(copied + d, load_stored<bf16>(from, d));
   }
 }
 
@@ -179,7 +190,7 @@ void attend(const float *rows, int count, int dim, const int *low, const int *hi
   const int first = range.begin / kBlockKeys * kBlockKeys;
   const int last = (range.end + kBlockKeys - 1) / kBlockKeys * kBlockKeys;
   for (int block = first; block < last; block += kBlockKeys) {
-    gather_keys(range, block, dim, turned);
+    (range.bf16 ? gather_keys<true> : gather_keys<false>)(range, block, dim, turned);
     int r = 0;
     for (; r + kRowsAtOnce <= count; r += kRowsAtOnce) {
       score_rows<kRowsAtOnce>(rows + r * dim, dim, turned, s + r * kRangeKeys + block);
@@ -193,7 +204,7 @@ void attend(const float *rows, int count, int dim, const int *low, const int *hi
   for (int block = first; block < last; block += kBlockKeys) {
     const int begin = block > range.begin ? block : range.begin;
     const int end = block + kBlockKeys < range.end ? block + kBlockKeys : range.end;
-    gather_values(range, begin, end, dim, values);
+    (range.bf16 ? gather_values<true> : gather_values<false>)(range, begin, end, dim, values);
     int r = 0;
     for (; r + kRowsAtOnce <= count; r += kRowsAtOnce) {
       add_values<kRowsAtOnce>(s + r * kRangeKeys + begin, end - begin, values, dim,
