@@ -56,7 +56,7 @@ class KernelClock:
 
         def timed_load(path: Path | None = None) -> Any:
             loaded = load(path)
-            for name in ("ossia_attention_block", "ossia_mixture_block", "ossia_head"):
+            for name in ("ossia_layers", "ossia_head"):
                 setattr(loaded, name, self._timed(getattr(loaded, name)))
             return loaded
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ossia.kernels.select import Kernels
 from ossia.model.batch import ForwardBatch, LayerCache
 from ossia.model.blocks import make_blocks
+from ossia.model.native_blocks import NativeBlocks
 from ossia.model.native_weights import NativeWeights
 from ossia.model.weights import ModelWeights
 
@@ -47,6 +48,8 @@ class GptOssForCausalLM:
     def run_layers(self, x: Tensor, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
         """From embedded tokens to what the last layer makes of them, both [tokens, hidden]."""
         step = self._blocks.begin(batch, caches[0].keys.shape[1])
+        if isinstance(self._blocks, NativeBlocks):
+            return self._blocks.layers(x, step, caches)
         for layer, cache in enumerate(caches):
             x = self._blocks.attention(layer, x, step, cache)
             x = self._blocks.mixture(layer, x, step)

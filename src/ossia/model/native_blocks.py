@@ -1,4 +1,4 @@
-"""A transformer block in the native CPU library, two calls a layer; see `blocks.py`.
+"""A transformer block in the native CPU library, one call for all layers; see `blocks.py`.
 
 Activations are float32 throughout; the cache has the type of the embedding. A step of one token
 reads the chosen experts and all other weights once, which is all that takes time.
@@ -6,12 +6,19 @@ reads the chosen experts and all other weights once, which is all that takes tim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ossia.kernels.native.blocks import Pages, attention_block, head, mixture_block
+from ossia.kernels.native.blocks import (
+    Layers,
+    Pages,
+    attention_block,
+    head,
+    mixture_block,
+)
 from ossia.kernels.native.kernels import NativeKernels
 from ossia.model.batch import ForwardBatch, LayerCache
 from ossia.model.native_weights import NativeWeights, native_from_plain
@@ -37,6 +44,7 @@ class NativeBlocks:
         c = weights.config
         self._weights = weights
         self._context = kernels.context
+        self._layers = Layers(weights.layers)
         self._eps = c.rms_norm_eps
         self._slides = tuple(kind == "sliding_attention" for kind in c.layer_types)
         self._rotary = RotaryEmbedding(c.rope, c.head_dim, torch.device("cpu"))
@@ -57,6 +65,11 @@ class NativeBlocks:
         """See `Blocks`."""
         del step
         return mixture_block(self._context, self._weights.layers[layer][1], x)
+
+    def layers(self, x: Tensor, step: NativeStep, caches: Sequence[LayerCache]) -> Tensor:
+        """All layers in one call: `attention` and `mixture` of each, one after the other."""
+        pages = [step.window if slides else step.full for slides in self._slides]
+        return self._layers.run(self._context, pages, caches, x.to(torch.float32))
 
     def logits(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Blocks`."""

@@ -11,6 +11,7 @@ bits is said in operations.py; the operations of this file never depend on the b
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +101,7 @@ def declare_blocks(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[object, ...]] = {
         "ossia_attention_block": (pointer, pointer, pointer, pointer, pointer, pointer),
         "ossia_mixture_block": (pointer, pointer, number, pointer, pointer),
+        "ossia_layers": (pointer, number, *(pointer,) * 6),
         "ossia_head": (pointer, pointer, real, pointer, number, pointer, pointer),
         "ossia_rms_norm": (pointer, pointer, number, number, pointer, real, pointer),
         "ossia_rotate_and_write": (pointer, pointer, pointer, pointer, pointer),
@@ -251,6 +253,51 @@ def mixture_block(context: Context, layer: MixtureLayer, x: Tensor) -> Tensor:
     )
     check(code)
     return out
+
+
+class Layers:
+    """All layers of a network, for one call."""
+
+    def __init__(self, layers: Sequence[tuple[AttentionLayer, MixtureLayer]]) -> None:
+        self._layers = layers
+        self._attention = _addresses([attention.address for attention, _ in layers])
+        self._mixture = _addresses([mixture.address for _, mixture in layers])
+        self._caches: Sequence[LayerCache] = ()
+        self._cache_structs: ctypes.Array[CacheStruct] | None = None
+
+    def run(
+        self, context: Context, pages: Sequence[Pages], caches: Sequence[LayerCache], x: Tensor
+    ) -> Tensor:
+        """`attention_block` and `mixture_block` of every layer, one after the other.
+
+        Args:
+            context: threads and level.
+            pages: those of each layer's kind.
+            caches: of each layer.
+            x: float32 [tokens, hidden].
+        """
+        count = len(self._layers)
+        _check_x(x, pages[0].tokens, self._layers[0][0].hidden)
+        if self._cache_structs is None or caches is not self._caches:
+            self._caches = caches
+            self._cache_structs = (CacheStruct * count)(*map(cache_struct, caches))
+        out = torch.empty_like(x)
+        code = context.library.ossia_layers(
+            context.handle,
+            count,
+            self._attention,
+            self._mixture,
+            _addresses([one.address for one in pages]),
+            self._cache_structs,
+            x.data_ptr(),
+            out.data_ptr(),
+        )
+        check(code)
+        return out
+
+
+def _addresses(values: list[int]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(values))(*values)
 
 
 def head(

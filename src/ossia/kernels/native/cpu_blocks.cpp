@@ -1,5 +1,6 @@
 // Halves of a transformer block, and the head: the operations of this library one after the other.
-// One call from Python runs all of them, so that small models do not wait for Python.
+// One call from Python runs all layers: a large model has swept Python out of the caches by the time
+// a layer ends, and a small one would wait for it.
 #include "cpu_block_kernels.h"
 #include "cpu_context.h"
 #include "ossia_cpu_blocks.h"
@@ -69,6 +70,19 @@ int ossia_mixture_block(ossia_context *context, const ossia_mixture_layer *layer
                      layer->alpha, layer->limit, x, out);
   }
   return code;
+}
+
+int ossia_layers(ossia_context *context, int64_t count,
+                 const ossia_attention_layer *const *attention,
+                 const ossia_mixture_layer *const *mixture, const ossia_pages *const *pages,
+                 const ossia_cache *caches, const float *x, float *out) {
+  for (int64_t i = 0; i < count; ++i) {
+    int code = ossia_attention_block(context, attention[i], pages[i], caches + i, x, out);
+    if (code == OSSIA_OK) code = ossia_mixture_block(context, mixture[i], pages[i]->tokens, out, out);
+    if (code != OSSIA_OK) return code;
+    x = out;
+  }
+  return OSSIA_OK;
 }
 
 int ossia_head(ossia_context *context, const float *norm, float eps, const ossia_matrix *matrix,

@@ -71,6 +71,14 @@ OSSIA_EXPORT int ossia_attention_block(ossia_context *context, const ossia_atten
 OSSIA_EXPORT int ossia_mixture_block(ossia_context *context, const ossia_mixture_layer *layer,
                                      int64_t tokens, const float *x, float *out);
 
+/* Both halves of `count` layers one after the other. Arrays have an entry a layer; pages[i] is the
+ * same for all layers of a kind. x, out [tokens, hidden]; out may be x. */
+OSSIA_EXPORT int ossia_layers(ossia_context *context, int64_t count,
+                              const ossia_attention_layer *const *attention,
+                              const ossia_mixture_layer *const *mixture,
+                              const ossia_pages *const *pages, const ossia_cache *caches,
+                              const float *x, float *out);
+
 /* out = W norm(x), logits of rows [rows, hidden]. */
 OSSIA_EXPORT int ossia_head(ossia_context *context, const float *norm, float eps,
                             const ossia_matrix *matrix, int64_t rows, const float *x, float *out);
