@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -72,8 +73,10 @@ class NativeCache:
                 memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except (CheckpointError, OSError, ValueError):
             return None
-        os.utime(self.file)  # for whoever wants to delete what was not used for long
-        _fault_in(memory, progress)
+        with contextlib.suppress(OSError):
+            os.utime(self.file)  # for whoever wants to delete what was not used for long
+        if psutil.virtual_memory().available > len(memory):
+            _fault_in(memory, progress)
         return {name: _tensor(memory, entry) for name, entry in entries.items()}
 
     def write_beside(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:

@@ -70,7 +70,10 @@ def device() -> Iterator[Check]:
 
 
 def kernels() -> Iterator[Check]:
-    """Which attention "auto" chooses, why not the others, and the kernels' self-test."""
+    """Which attention "auto" chooses for gpt-oss-20b, why not the others, and the self-test.
+
+    On a CPU that is the native library's where it is there; see `native.py`.
+    """
     import torch
 
     from ossia.checkpoint.dummy import GEOMETRIES
@@ -79,7 +82,7 @@ def kernels() -> Iterator[Check]:
     from ossia.kernels.self_test import self_test
 
     place = choose_device(EngineConfig(model=_DEMO))
-    geometry = None if place.type == "cpu" else GEOMETRIES["gpt-oss-20b"]
+    geometry = GEOMETRIES["gpt-oss-20b"]
     chosen = select_kernels(place, torch.bfloat16, model=geometry).attention_backend
     for backend in _BACKENDS:
         try:
