@@ -25,7 +25,7 @@ PRINTED: Mapping[str, tuple[str, ...]] = {
         "answer: Here is the result: city Paris, temperature 21.",
         "answer: 17 * 23 = 391.",
         "[tool_called]",
-        "city| Madrid",
+        "Madrid",
         "recalled: Your favorite color is green.",
         "person: Alice, 31, Rome",
     ),

@@ -173,6 +173,15 @@ def test_strings_that_json_cannot_carry_are_repaired(tokenizer: Tokenizer) -> No
     assert "// \ufffd\n\ufffd: any" in text
 
 
+@pytest.mark.parametrize("kind", ["\udfff", ["\ud83d", "null"], ["string", "\ud83d"]])
+def test_a_half_character_as_a_type_is_replaced(tokenizer: Tokenizer, kind: object) -> None:
+    text = render_declarations(
+        [ToolDefinition("f", "", {"properties": {"a": {"type": kind}}})], tokenizer
+    )
+    assert "a?:" in text
+    text.encode()
+
+
 keywords = st.sampled_from(
     [
         *("type", "properties", "items", "required", "enum", "const", "default", "description"),

@@ -177,7 +177,7 @@ class _SchemaWriter:
         values = [raw["const"]] if "const" in raw else _list(raw, "enum")
         names = [self.text(value) for value in values if isinstance(value, str)]
         if isinstance(kind, list):
-            kinds = [k for k in kind if isinstance(k, str)]
+            kinds = [self.text(k) for k in kind if isinstance(k, str)]
             solid = [k for k in kinds if k != "null"]
             # A list of types shows nothing else, so one type that may be null is said otherwise
             # where there is more to show.
@@ -193,7 +193,7 @@ class _SchemaWriter:
                 out["nullable"] = len(names) < len(values)
         if not isinstance(kind, str):
             return out
-        out["type"] = kind
+        out["type"] = self.text(kind)
         if kind == "string" and names:
             out["enum"] = names
         elif kind == "array" and "items" in raw:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ossia.cli.bench.report import check_writable, print_table, write_json
 from ossia.cli.values import choice, whole_number
-from ossia.kernels.native.library import open_context
-from ossia.kernels.native.measure import Measurement, measure
+
+if TYPE_CHECKING:
+    from ossia.kernels.native.measure import Measurement
 
 HELP = "time the kernels of the CPU path against a plain read and a plain matrix product"
 _STDOUT = Path("-")
@@ -55,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         NativeUnavailable: the library was not built, or has no such level.
     """
+    # They import torch: only when something is measured.
+    from ossia.kernels.native.library import open_context
+    from ossia.kernels.native.measure import measure
+
     to_file = None if args.json == _STDOUT else args.json
     check_writable(to_file)
     context = open_context(args.level, args.threads)
