@@ -21,7 +21,7 @@ def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
         Measurement("expert_gemv", "GB/s", 27.0, 30.0),
         Measurement("expert_gemm_64_tokens", "GFLOP/s", 660.0, 600.0),
     ]
-    monkeypatch.setattr("ossia.cli.bench.kernels.measure", lambda *_, **__: found)
+    monkeypatch.setattr("ossia.kernels.native.measure.measure", lambda *_, **__: found)
 
 
 def test_json_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
