@@ -30,6 +30,21 @@ def test_serve_measures_every_level(ossia: Run, server: Server, tmp_path: Path) 
         assert 0 <= row["share_in_steps_outside_model"] < row["share_outside_model"] < 1
 
 
+def test_many_streams_are_read_by_several_processes(
+    ossia: Run, server: Server, tmp_path: Path
+) -> None:
+    file = tmp_path / "serve.json"
+    result = ossia(
+        *("bench", "serve", "--url", server.url, "--api-key", "secret", "--concurrency", "40"),
+        *("--num-requests", "44", "--input-len", "8", "--output-len", "3", "--json", file),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["requests"] == 44
+    assert row["output_tokens"] == 132
+    assert row["errors"] == row["unfinished"] == 0
+
+
 def test_serve_asks_the_questions_of_the_demo(ossia: Run, server: Server) -> None:
     result = ossia(
         *("bench", "serve", "--url", server.url, "--api-key", "secret", "--prompts", "demo"),

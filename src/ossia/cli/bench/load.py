@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -34,6 +34,16 @@ class LoadResult:
     requests: list[RequestResult]
     seconds: float  # from the first request sent to the last one finished
     unfinished: int  # cut off by the time limit, or never sent
+
+
+def new_client(url: str, headers: Mapping[str, str]) -> httpx.AsyncClient:
+    """A client without limits of its own on streams and on the time of an answer."""
+    return httpx.AsyncClient(
+        base_url=url,
+        headers=headers,
+        timeout=httpx.Timeout(None, connect=30.0),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+    )
 
 
 async def run_load(

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -146,18 +146,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _measure(args: argparse.Namespace) -> tuple[str, list[Row]]:
-    import httpx
     from rich.console import Console
     from rich.progress import Progress
 
+    from ossia.cli.bench.load import new_client
+
     key = args.api_key or os.environ.get(API_KEY_VARIABLE)
     headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}
-    async with httpx.AsyncClient(
-        base_url=args.url,
-        headers=headers,
-        timeout=httpx.Timeout(None, connect=30.0),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-    ) as http:
+    async with new_client(args.url, headers) as http:
         model = args.model or await _first_model(http, args.url)
         rows = []
         with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -168,29 +164,36 @@ async def _measure(args: argparse.Namespace) -> tuple[str, list[Row]]:
                 if number == 0:
                     short = (1, min(_WARM_UP_TOKENS, args.output_len[1]))
                     await _warm_up(http, _requests(args, model, 1, seed + 1, short))
-                rows.append(await _level(http, requests, concurrency, args.max_seconds, progress))
+                rows.append(await _level(http, headers, requests, concurrency, args, progress))
     return model, rows
 
 
 async def _level(
     http: httpx.AsyncClient,
+    headers: Mapping[str, str],
     requests: Sequence[HttpRequest],
     concurrency: int,
-    max_seconds: float,
+    args: argparse.Namespace,
     progress: Progress,
 ) -> Row:
     from ossia.cli.bench.load import run_load
     from ossia.cli.bench.metrics import read_engine_seconds, time_shares
+    from ossia.cli.bench.processes import processes_for, run_load_in_processes
 
     task = progress.add_task(f"{concurrency} streams", total=len(requests))
     before = await read_engine_seconds(http)
-    load = await run_load(
-        http,
-        requests,
-        concurrency=concurrency,
-        max_seconds=max_seconds,
-        on_done=lambda: progress.advance(task),
-    )
+    processes = processes_for(concurrency)
+    common: dict[str, Any] = {
+        "concurrency": concurrency,
+        "max_seconds": args.max_seconds,
+        "on_done": lambda: progress.advance(task),
+    }
+    if processes == 1:
+        load = await run_load(http, requests, **common)
+    else:
+        load = await run_load_in_processes(
+            args.url, headers, requests, processes=processes, **common
+        )
     after = await read_engine_seconds(http)
     return _row(concurrency, load, time_shares(before, after, load.seconds))
 
