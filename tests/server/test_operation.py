@@ -75,6 +75,18 @@ def test_the_printed_command_is_a_request_that_works(small: Any) -> None:
     assert httpx.post(url, json=fields, headers=small.headers).status_code == 200
 
 
+def test_a_connection_may_be_idle_for_longer_than_clients_keep_it(small: Any) -> None:
+    connections = []
+    with httpx.Client(base_url=small.url, limits=httpx.Limits(keepalive_expiry=60)) as patient:
+        for pause in (5.5, 0.0):  # httpx and the OpenAI SDK keep a connection for 5 seconds
+            with patient.stream("GET", "/health") as answer:
+                stream = answer.extensions["network_stream"]
+                connections.append(stream.get_extra_info("client_addr"))
+                answer.read()
+            time.sleep(pause)
+    assert connections[0] == connections[1]
+
+
 def test_a_full_queue_is_429(small: Any, client: httpx.Client) -> None:
     answer = client.post(CHAT, json={**LONG, "n": 4})
     assert answer.status_code == 429

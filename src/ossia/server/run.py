@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048  # connections that wait to be accepted
+# Longer than clients keep an idle connection (5 seconds in httpx and the OpenAI SDK): else a request
+# may be sent on one that is just being closed here.
+_KEEP_ALIVE_SECONDS = 75
 _LAST_WORDS_SECONDS = 2.0  # for answers to say that the server stops
 
 
@@ -258,6 +261,7 @@ def _http_side(engine_config: EngineConfig, config: ServerConfig) -> tuple[Servi
             log_level=logging.WARNING,
             lifespan="off",
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         )
     )
     return service, http
