@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 CONSTRAINTS = ROOT / "constraints.txt"
 EXTRAS = {"run": "", "test": "[test]", "dev": "[test,dev]"}
+TRITON = "triton==3.6.0"  # what the GPU kernels were measured with
 SUPPORTED = ((3, 11), (3, 12))
 HEARTBEAT = 15.0  # seconds between signs of life during a long step
 
@@ -64,6 +65,14 @@ def _set_up(level: str) -> None:
         "Installing the other packages",
         [*_pip("install"), *pins, "-e", f"{ROOT}{EXTRAS[level]}"],
     )
+    if level != "run" and platform.system() == "Linux" and not _installed("triton"):
+        # torch for CUDA brings the version that it needs. Without it those tests are skipped.
+        interpreter = [*_pip("install"), "--no-deps", TRITON]
+        _step(
+            "Installing Triton, which interprets the GPU kernels in tests",
+            interpreter,
+            needed=False,
+        )
 
 
 def _install_torch(pins: tuple[str, ...]) -> None:
