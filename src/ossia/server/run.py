@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048  # connections that wait to be accepted
-# Longer than clients keep an idle connection (5 seconds in httpx and the OpenAI SDK): else a request
+# Longer than clients keep an idle connection (httpx and the OpenAI SDK: 5 seconds). Else a request
 # may be sent on one that is just being closed here.
 _KEEP_ALIVE_SECONDS = 75
 _LAST_WORDS_SECONDS = 2.0  # for answers to say that the server stops
