@@ -1,7 +1,15 @@
-"""Random paged steps for attention kernels."""
+"""Random paged steps for attention kernels; Triton kernels in Triton's interpreter.
+
+The interpreter must be chosen before Triton is first imported, so a file's kernel tests run in a
+process of their own, which one test of the file starts with `run_in_the_interpreter`.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +19,48 @@ from torch import Tensor
 
 from ossia.kernels.attention.interface import PrepareAttention
 from ossia.model.batch import LayerCache, PagedBatch
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.fixture
+def run_in_the_interpreter() -> Callable[..., None]:
+    """Runs a file's tests, those that `select` names if it is given, and expects them to pass."""
+    if INTERPRETING:
+        pytest.skip("this is the process that it starts")
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed (it comes with torch for CUDA)")
+
+    def run(file: str, select: str | None = None) -> None:
+        chosen = () if select is None else ("-k", select)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen, file],
+            env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        assert " passed" in done.stdout
+
+    return run
+
+
+@pytest.fixture(autouse=INTERPRETING)
+def _patched_interpreter(monkeypatch):
+    """Triton 3.6's interpreter made to work with NumPy 2.4.
+
+    It turns loop bounds, arrays of one element, into ints in a way that NumPy now refuses.
+    """
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,8 @@ kernel on a GPU, in bfloat16 too, which the interpreter cannot multiply.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -25,40 +22,14 @@ interpreted = pytest.mark.skipif(not INTERPRETING, reason="run by test_in_the_in
 LENGTHS = [1, 15, 16, 17, 127, 128, 129, 1000]
 
 
-@pytest.mark.skipif(INTERPRETING, reason="this is the process that it starts")
-@pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="Triton is not installed (it comes with torch for CUDA)",
-)
-def test_in_the_interpreter():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
-    assert " passed" in run.stdout
+def test_in_the_interpreter(run_in_the_interpreter):
+    run_in_the_interpreter(__file__)
 
 
 @pytest.fixture
-def decode(monkeypatch):
-    """The module, and Triton 3.6's interpreter made to work with NumPy 2.4.
-
-    That one turns loop bounds, arrays of one element, into ints in a way that NumPy now refuses.
-    """
-    from triton.runtime import interpreter
-
+def decode():
     from ossia.kernels.attention import triton_decode
 
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patch(tensor, scope):
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
     return triton_decode
 
 

@@ -6,10 +6,7 @@ chosen before Triton is first imported. `tests/gpu/test_dense_one.py` runs it on
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,21 +17,8 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETING, reason="run by test_in_the_interpreter")
 
 
-@pytest.mark.skipif(INTERPRETING, reason="this is the process that it starts")
-@pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="Triton is not installed (it comes with torch for CUDA)",
-)
-def test_in_the_interpreter():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "triton", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
-    assert " passed" in run.stdout
+def test_in_the_interpreter(run_in_the_interpreter):
+    run_in_the_interpreter(__file__, select="triton")
 
 
 def make(tokens=1, *, hidden=48, inputs=80, dtype=torch.float32):

@@ -7,10 +7,7 @@ on a GPU, in bfloat16 too, which the interpreter cannot multiply.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -21,40 +18,14 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETING, reason="run by test_in_the_interpreter")
 
 
-@pytest.mark.skipif(INTERPRETING, reason="this is the process that it starts")
-@pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="Triton is not installed (it comes with torch for CUDA)",
-)
-def test_in_the_interpreter():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "triton", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
-    assert " passed" in run.stdout
+def test_in_the_interpreter(run_in_the_interpreter):
+    run_in_the_interpreter(__file__, select="triton")
 
 
 @pytest.fixture
-def prepare(monkeypatch):
-    """The backend, and Triton 3.6's interpreter made to work with NumPy 2.4.
-
-    That one turns loop bounds, arrays of one element, into ints in a way that NumPy now refuses.
-    """
-    from triton.runtime import interpreter
-
+def prepare():
     from ossia.kernels.attention.triton_paged import prepare_attention
 
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patch(tensor, scope):
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
     return prepare_attention
 
 

@@ -7,10 +7,7 @@ on a GPU, in bfloat16, which the interpreter cannot multiply.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -26,35 +23,8 @@ EPS = 1e-5
 HEADS, KV_HEADS, HEAD_DIM, HIDDEN = 4, 2, 64, 192
 
 
-@pytest.mark.skipif(INTERPRETING, reason="this is the process that it starts")
-@pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="Triton is not installed (it comes with torch for CUDA)",
-)
-def test_in_the_interpreter():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "triton", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
-    assert " passed" in run.stdout
-
-
-@pytest.fixture(autouse=INTERPRETING)
-def patched_interpreter(monkeypatch):
-    """Triton 3.6's interpreter made to work with NumPy 2.4: see `test_attention_triton.py`."""
-    from triton.runtime import interpreter
-
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patch(tensor, scope):
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
+def test_in_the_interpreter(run_in_the_interpreter):
+    run_in_the_interpreter(__file__, select="triton")
 
 
 def qkv_case(tokens):

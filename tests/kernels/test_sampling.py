@@ -6,11 +6,8 @@ token is right if the draw falls into its share of the mass, up to the rounding 
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -28,37 +25,14 @@ WORDS = 16
 LOG2_E = math.log2(math.e)
 
 
-@pytest.mark.skipif(INTERPRETING, reason="this is the process that it starts")
-@pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="Triton is not installed (it comes with torch for CUDA)",
-)
-def test_in_the_interpreter():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "triton", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
-    assert " passed" in run.stdout
+def test_in_the_interpreter(run_in_the_interpreter):
+    run_in_the_interpreter(__file__, select="triton")
 
 
 @pytest.fixture
-def kernels(monkeypatch):
-    """The kernels, and the interpreter made to work with NumPy 2.4 (see the attention's test)."""
-    from triton.runtime import interpreter
-
+def kernels():
     from ossia.kernels.sampling import triton_sampling
 
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patch(tensor, scope):
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
     return triton_sampling
 
 
