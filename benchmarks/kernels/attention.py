@@ -16,8 +16,9 @@ from torch import Tensor
 
 from benchmarks.kernels.timing import graph_microseconds, report, report_error
 from ossia.kernels.attention import triton_decode, triton_prefill
+from ossia.kernels.attention.decode_scratch import DecodeScratch
 from ossia.kernels.attention.flash import find_flash
-from ossia.kernels.attention.triton_decode import DecodeConfig, DecodeScratch
+from ossia.kernels.attention.triton_decode import DecodeConfig
 from ossia.kernels.attention.triton_prefill import PrefillConfig
 from ossia.model.batch import LayerCache, PagedBatch
 

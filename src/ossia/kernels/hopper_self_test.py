@@ -16,7 +16,8 @@ from torch import Tensor
 from ossia.config import ModelConfig
 from ossia.errors import StartupError
 from ossia.kernels.attention import reference as attention_reference
-from ossia.kernels.attention.triton_decode import DecodeScratch, attend_decode
+from ossia.kernels.attention.decode_scratch import DecodeScratch
+from ossia.kernels.attention.triton_decode import attend_decode
 from ossia.kernels.attention_out import reference as out_reference
 from ossia.kernels.attention_out.fused_many import project_out_many
 from ossia.kernels.attention_out.triton_few import project_out_few

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ossia.kernels.attention.triton_decode import DecodeScratch, attend_decode
+from ossia.kernels.attention.decode_scratch import DecodeScratch
+from ossia.kernels.attention.triton_decode import attend_decode
 from ossia.kernels.attention_out.fused_many import project_out_many
 from ossia.kernels.attention_out.triton_few import project_out_few
 from ossia.kernels.attention_out.triton_one import project_out_one

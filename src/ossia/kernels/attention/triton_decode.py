@@ -31,12 +31,11 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.attention.decode_scratch import FILL, DecodeScratch
+from ossia.kernels.attention.shapes import check_shapes
 from ossia.model.batch import LayerCache, PagedBatch
 
 LEAST_ROWS = 16  # of a matrix instruction
-FILL = 264  # programs: two for each of the 132 processors of an H100
-MOST_PROGRAMS = 4 * FILL  # more cost time even when they have nothing to do
-MOST_SPLITS = 32
 SHORT = 128  # keys in a window that is not cut into parts
 
 
@@ -59,63 +58,6 @@ FULL_MANY = DecodeConfig(keys=128, warps=4, stages=2, least=128, most=1024, pref
 WINDOWED = DecodeConfig(128, warps=8, stages=2, least=128, most=1024, prefetch=False, early=True)
 WINDOWED_MANY = DecodeConfig(keys=64, warps=4, stages=3, least=128, most=1024, prefetch=False)
 MANY = 64  # sequences: beyond, the memory is busy all the time, and what counts is little overhead
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeScratch:
-    """Where parts of sequences wait to be added up. The layers of a model share one."""
-
-    mixed: Tensor  # float32 [parts, kv_heads, group, head_dim]: sums of exp(s_j - m) v_j
-    largest: Tensor  # float32 [parts, kv_heads, group]: m, in units of log 2
-    total: Tensor  # float32 [parts, kv_heads, group]: sums of exp(s_j - m)
-    arrived: Tensor  # int32 [sequences, kv_heads]: parts that are done; zero between launches
-    most_splits: int
-    pdl: bool  # launch as a programmatic dependent of the kernel before
-
-    @staticmethod
-    def allocate(
-        sequences: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        device: torch.device,
-        *,
-        most_splits: int = MOST_SPLITS,
-        pdl: bool | None = None,
-    ) -> DecodeScratch:
-        """Scratch for steps of up to `sequences` sequences.
-
-        Args:
-            sequences: the largest batch.
-            heads, kv_heads, head_dim: geometry of the model.
-            device: a CUDA device.
-            most_splits: parts that a sequence is cut into at most.
-            pdl: programmatic dependent launch; None: on for Hopper and later.
-        """
-        if pdl is None:
-            pdl = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-        parts = max(sequences, min(sequences * most_splits, MOST_PROGRAMS // kv_heads))
-        group = heads // kv_heads
-
-        def floats(*shape: int) -> Tensor:
-            return torch.empty(*shape, dtype=torch.float32, device=device)
-
-        return DecodeScratch(
-            mixed=floats(parts, kv_heads, group, head_dim),
-            largest=floats(parts, kv_heads, group),
-            total=floats(parts, kv_heads, group),
-            arrived=torch.zeros(sequences, kv_heads, dtype=torch.int32, device=device),
-            most_splits=most_splits,
-            pdl=pdl,
-        )
-
-    def splits(self, sequences: int) -> int:
-        """Parts a sequence may be cut into in a step of this many sequences, on full layers."""
-        return _splits(sequences, self.arrived.shape[1], self.most_splits)
-
-
-def _splits(sequences: int, kv_heads: int, most: int) -> int:
-    return min(most, max(1, MOST_PROGRAMS // (sequences * kv_heads)))
 
 
 def attend_decode(
@@ -213,21 +155,6 @@ def _choose(sequences: int, window: int | None) -> DecodeConfig:
     if window is None or window > SHORT:
         return FULL if sequences <= MANY else FULL_MANY
     return WINDOWED if sequences <= MANY else WINDOWED_MANY
-
-
-def check_shapes(q: Tensor, cache: LayerCache) -> None:
-    """Raise ValueError unless these are shapes for the kernels here and in `triton_prefill`."""
-    heads, head_dim = q.shape[1:]
-    page_size, kv_heads, key_dim = cache.keys.shape[1:]
-    group = heads // kv_heads
-    if heads % kv_heads or group & (group - 1):
-        raise ValueError(
-            f"{heads} query heads for {kv_heads} key heads: the kernel needs 1, 2, 4, 8 ... a head"
-        )
-    if head_dim != key_dim or head_dim < 16 or head_dim & (head_dim - 1):
-        raise ValueError(f"head size {head_dim}: the kernel needs a power of two from 16 up")
-    if page_size & (page_size - 1):
-        raise ValueError(f"pages of {page_size} tokens: the kernel needs a power of two")
 
 
 _LOG2_E = 1.4426950408889634  # exp(x) = exp2(x * log2(e)), and exp2 is one instruction

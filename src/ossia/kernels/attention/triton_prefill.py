@@ -31,12 +31,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ossia.kernels.attention.triton_decode import (
-    LOG2_E,
-    DecodeScratch,
-    attend_decode,
-    check_shapes,
-)
+from ossia.kernels.attention.decode_scratch import DecodeScratch
+from ossia.kernels.attention.shapes import check_shapes
+from ossia.kernels.attention.triton_decode import LOG2_E, attend_decode
 from ossia.kernels.attention.triton_prefill_window import attend_window, find_sequence
 from ossia.model.batch import LayerCache, PagedBatch
 
