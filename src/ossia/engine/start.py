@@ -78,7 +78,7 @@ def start_engine(
         # What torch still does is short, and its threads would spin where the library's work.
         torch.set_num_threads(1)
     plan = _plan(model_config, config, device, dtype, kernels)
-    for line in (*plan.lines(), *getattr(kernels, "reasons", ())):
+    for line in (*plan.lines(), *kernels.reasons):
         progress(line)
     weights = _load_and_warm_up(source, config, kernels, plan, device, dtype, progress)
     model = model_class(ARCHITECTURE)(weights, kernels, device)
@@ -214,7 +214,7 @@ def _load_and_warm_up(
 
 
 def _is_fused(kernels: Kernels) -> bool:
-    return getattr(kernels, "hopper", None) is not None
+    return kernels.hopper is not None
 
 
 def _placement(kernels: Kernels) -> Place | None:

@@ -114,7 +114,7 @@ def _reasons(place: torch.device) -> Iterator[Check]:
     for name, geometry in GEOMETRIES.items():
         config = EngineConfig(model=name)
         chosen = choose_kernels(config, geometry, place, choose_dtype(config, geometry, place))
-        for reason in getattr(chosen, "reasons", ()):
+        for reason in chosen.reasons:
             yield Check(name, "ok", reason)
 
 
