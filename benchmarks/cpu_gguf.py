@@ -71,11 +71,7 @@ def entries() -> Iterator[Entry]:
     for layer in range(LAYERS):
         at = f"blk.{layer}."
         yield Entry(f"{at}attn_norm.weight", (HIDDEN,), F32, 1.0)
-        for name, rows in (
-            ("q", attention),
-            ("k", KV_HEADS * HEAD_DIM),
-            ("v", KV_HEADS * HEAD_DIM),
-        ):
+        for name, rows in (("q", attention), ("k", keys), ("v", keys)):
             yield Entry(f"{at}attn_{name}.weight", (rows, HIDDEN), Q8_0)
             yield Entry(f"{at}attn_{name}.bias", (rows,), F32)
         yield Entry(f"{at}attn_output.weight", (HIDDEN, attention), Q8_0)

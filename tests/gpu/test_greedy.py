@@ -54,7 +54,7 @@ class Choices:
 
         def seen_one(*args: Any, **options: Any) -> Any:
             normed, logits = one(*args, **options)
-            self._calls.append(logits.sort(dim=-1, descending=True, stable=True)[1][:, :k])
+            self._calls.append(logits.sort(dim=-1, descending=True, stable=True)[1][None, :k])
             return normed, logits
 
         def seen_many(*args: Any, **options: Any) -> Any:
