@@ -1,6 +1,7 @@
 // Brings matrices into the order of ossia_cpu.h. Bound by memory: each weight is read and written
 // once, groups of 16 rows shared out among the threads.
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -184,9 +185,9 @@ int ossia_pack_bf16(ossia_context *context, const uint16_t *weight, int64_t rows
 
 int ossia_advise_huge(void *memory, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kPage * kPage;
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));  // up to 64 KB on ARM
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
   if (begin >= end) return OSSIA_BAD_ARGUMENT;
   return madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE) == 0
              ? OSSIA_OK
