@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -36,12 +37,26 @@ COMMON += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
 _VNNI = [*_AVX512, "-mavx512vnni", "-mavx512vbmi", "-mavx512bf16"]
-LEVELS = {  # worst first; the last has the longest list of flags
-    "avx2": _AVX2,
-    "avx512": _AVX512,
-    "vnni": _VNNI,
-    "amx": [*_VNNI, "-mamx-tile", "-mamx-bf16"],
+LEVELS = {  # by processor, worst first; the last has the longest list of flags
+    "x86_64": {
+        "avx2": _AVX2,
+        "avx512": _AVX512,
+        "vnni": _VNNI,
+        "amx": [*_VNNI, "-mamx-tile", "-mamx-bf16"],
+    },
+    # Compilers for Apple's processors assume what all of those have, dot products included; a
+    # flag for ARM would stop a build for both kinds of Macs at once.
+    "aarch64": {"neon": [] if sys.platform == "darwin" else ["-march=armv8.2-a+dotprod"]},
 }
+_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+def processor() -> str:
+    """What to build for: that of the Python in use, or the target of a cross build."""
+    name = sysconfig.get_platform().rpartition("-")[2]  # linux-aarch64, macosx-14.0-arm64
+    if name == "universal2":
+        name = platform.machine()
+    return _NAMES.get(name.lower(), name)
 
 
 class BuildLibrary(build_ext):
@@ -51,18 +66,18 @@ class BuildLibrary(build_ext):
         return str(Path(*fullname.split("."))) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
-        levels = LEVELS if platform.machine() in ("x86_64", "AMD64") else {}
         objects: list[str] = []
         defines = []
-        for level, flags in levels.items():
+        for level, flags in LEVELS.get(processor(), {}).items():
             try:
                 objects += self._compile(FOLDER.glob(f"cpu_*_{level}.cpp"), flags)
             except CCompilerError as error:
                 print(f"CPU library without {level}: {error}", file=sys.stderr)
                 break  # the next levels build on this one
             defines.append(f"-DOSSIA_WITH_{level.upper()}")
+        every = {level for levels in LEVELS.values() for level in levels}
         common = (
-            file for file in FOLDER.glob("cpu_*.cpp") if file.stem.rpartition("_")[2] not in LEVELS
+            file for file in FOLDER.glob("cpu_*.cpp") if file.stem.rpartition("_")[2] not in every
         )
         objects += self._compile(common, defines)
         output = Path(self.get_ext_fullpath(ext.name))

@@ -10,6 +10,19 @@
 
 #include "cpu_products.h"
 
+// Calls `call` with the number of tokens as a constant.
+#define OSSIA_FOR_TOKENS(tokens, call) \
+  switch (tokens) {                    \
+    case 1: call(1); break;            \
+    case 2: call(2); break;            \
+    case 3: call(3); break;            \
+    case 4: call(4); break;            \
+    case 5: call(5); break;            \
+    case 6: call(6); break;            \
+    case 7: call(7); break;            \
+    default: call(8); break;           \
+  }
+
 namespace ossia {
 namespace {
 

@@ -18,7 +18,7 @@
 namespace ossia {
 namespace {
 
-constexpr int kRowsAtOnce = kLanes == 16 ? 4 : 2;  // times 4 registers of accumulators
+constexpr int kRowsAtOnce = kVectorRegisters == 32 ? 4 : 2;  // times 4 registers of accumulators
 constexpr int kRegisters = 4;
 
 #if defined(__AVX512F__)
@@ -54,6 +54,14 @@ inline void turn_over(Vec (&a)[16]) {
     a[4 + j] = _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0x88);
     a[12 + j] = _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0xdd);
   }
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+inline void turn_over(Vec (&a)[4]) {
+  const float32x4x2_t b = vtrnq_f32(a[0], a[1]), c = vtrnq_f32(a[2], a[3]);
+  a[0] = vcombine_f32(vget_low_f32(b.val[0]), vget_low_f32(c.val[0]));
+  a[1] = vcombine_f32(vget_low_f32(b.val[1]), vget_low_f32(c.val[1]));
+  a[2] = vcombine_f32(vget_high_f32(b.val[0]), vget_high_f32(c.val[0]));
+  a[3] = vcombine_f32(vget_high_f32(b.val[1]), vget_high_f32(c.val[1]));
 }
 #else
 inline void turn_over(Vec (&a)[kLanes]) {

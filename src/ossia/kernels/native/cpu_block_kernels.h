@@ -63,5 +63,6 @@ const BlockKernels &block_kernels(Level level);
 extern const BlockKernels kBlockKernelsPortable;
 extern const BlockKernels kBlockKernelsAvx2;
 extern const BlockKernels kBlockKernelsAvx512;
+extern const BlockKernels kBlockKernelsNeon;
 
 }  // namespace ossia

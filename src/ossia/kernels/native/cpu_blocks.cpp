@@ -19,6 +19,10 @@ const BlockKernels &block_kernels(Level level) {
     case Level::kAvx2:
       return kBlockKernelsAvx2;
 #endif
+#if defined(OSSIA_WITH_NEON)
+    case Level::kNeon:
+      return kBlockKernelsNeon;
+#endif
     default:
       return kBlockKernelsPortable;
   }

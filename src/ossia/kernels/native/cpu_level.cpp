@@ -1,19 +1,25 @@
-// Which levels this library has (the build says) and this processor runs (CPUID says).
+// Which levels this library has (the build says) and this processor runs (CPUID says on x86, the
+// system on ARM).
 #include "cpu_level.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <cstdint>
-#endif
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace ossia {
 
 const char *level_name(Level level) {
-  constexpr const char *kNames[kLevels] = {"portable", "avx2", "avx512", "avx512-vnni", "amx"};
+  constexpr const char *kNames[kLevels] = {"portable",    "avx2", "avx512",
+                                           "avx512-vnni", "amx",  "neon"};
   return kNames[static_cast<int>(level)];
 }
 
@@ -91,6 +97,31 @@ bool level_available(Level level) {
     default:
       return false;
   }
+}
+#elif defined(__aarch64__)
+namespace {
+
+bool dot_products() {
+#if defined(__linux__)
+  constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kDotProducts) != 0;
+#elif defined(__APPLE__)
+  int there = 0;
+  size_t bytes = sizeof there;
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &there, &bytes, nullptr, 0) == 0 && there;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+bool level_available(Level level) {
+#if defined(OSSIA_WITH_NEON)
+  static const bool neon = dot_products();
+  if (level == Level::kNeon) return neon;
+#endif
+  return level == Level::kPortable;
 }
 #else
 bool level_available(Level level) { return level == Level::kPortable; }

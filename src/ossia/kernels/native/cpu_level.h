@@ -5,6 +5,11 @@
 // functions by the context's level.
 #pragma once
 
+// One build for both processors of a Mac compiles common files for each of them.
+#if defined(OSSIA_WITH_NEON) && !defined(__aarch64__)
+#undef OSSIA_WITH_NEON
+#endif
+
 namespace ossia {
 
 enum class Level {
@@ -13,9 +18,10 @@ enum class Level {
   kAvx512 = 2,  // and AVX-512 F, BW, VL, DQ
   kVnni = 3,    // and AVX-512 VNNI, VBMI, BF16
   kAmx = 4,     // and AMX tiles with BF16 products
+  kNeon = 5,    // on ARM: the dot product extension of ARMv8.2; NEON itself is in every one
 };
 
-constexpr int kLevels = 5;
+constexpr int kLevels = 6;
 
 const char *level_name(Level level);
 

@@ -21,6 +21,10 @@ const Products &products(Level level) {
     case Level::kAmx:
       return products_amx();
 #endif
+#if defined(OSSIA_WITH_NEON)
+    case Level::kNeon:
+      return products_neon();
+#endif
     default:
       return products_portable();
   }

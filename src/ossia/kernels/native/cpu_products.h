@@ -76,6 +76,7 @@ const Products &products_avx2();
 const Products &products_avx512();
 const Products &products_vnni();
 const Products &products_amx();
+const Products &products_neon();
 
 const Products &products(Level level);
 

@@ -10,6 +10,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 namespace ossia {
@@ -18,6 +20,7 @@ namespace {
 #if defined(__AVX512F__)
 
 constexpr int kLanes = 16;
+constexpr int kVectorRegisters = 32;
 using Vec = __m512;
 
 inline Vec set1(float x) { return _mm512_set1_ps(x); }
@@ -46,6 +49,7 @@ inline Vec zero_below(Vec a, Vec x, Vec least) {
 #elif defined(__AVX2__)
 
 constexpr int kLanes = 8;
+constexpr int kVectorRegisters = 16;
 using Vec = __m256;
 
 inline Vec set1(float x) { return _mm256_set1_ps(x); }
@@ -71,9 +75,39 @@ inline Vec zero_below(Vec a, Vec x, Vec least) {
   return _mm256_and_ps(a, _mm256_cmp_ps(x, least, _CMP_GE_OQ));
 }
 
+#elif defined(__ARM_FEATURE_DOTPROD)
+// Every 64-bit ARM processor has these instructions; the condition is that of the level, so that
+// the portable level stays plain C++ where its file is compiled without the level's flags.
+
+constexpr int kLanes = 4;
+constexpr int kVectorRegisters = 32;
+using Vec = float32x4_t;
+
+inline Vec set1(float x) { return vdupq_n_f32(x); }
+inline Vec load(const float *p) { return vld1q_f32(p); }
+inline void store(float *p, Vec a) { vst1q_f32(p, a); }
+inline Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
+inline Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
+inline Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
+inline Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+// Not vmaxq_f32: where one is NaN the other levels give b.
+inline Vec max(Vec a, Vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+inline Vec load_bf16(const uint16_t *p) {
+  return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
+inline Vec round_to_integer(Vec a) { return vrndnq_f32(a); }
+inline Vec scale_by_power(Vec a, Vec n) {
+  const int32x4_t power = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+  return mul(a, vreinterpretq_f32_s32(vshlq_n_s32(power, 23)));
+}
+inline Vec zero_below(Vec a, Vec x, Vec least) {
+  return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vcgeq_f32(x, least)));
+}
+
 #else
 
 constexpr int kLanes = 4;
+constexpr int kVectorRegisters = 16;  // at least
 struct Vec {
   float v[kLanes];
 };

@@ -102,19 +102,6 @@ inline void bf16_product(const uint8_t *values, int64_t blocks, const uint8_t *c
   }
 }
 
-// Calls f with the number of tokens as a constant.
-#define OSSIA_FOR_TOKENS(tokens, call) \
-  switch (tokens) {                    \
-    case 1: call(1); break;            \
-    case 2: call(2); break;            \
-    case 3: call(3); break;            \
-    case 4: call(4); break;            \
-    case 5: call(5); break;            \
-    case 6: call(6); break;            \
-    case 7: call(7); break;            \
-    default: call(8); break;           \
-  }
-
 template <typename V, typename W>
 void few_words(const uint8_t *values, const uint8_t *scales, int64_t blocks,
                const uint8_t *const *rows, int tokens, float *out, int64_t stride) {
