@@ -170,7 +170,9 @@ def _plan(
         gpu_limit=available - int(place.total_bytes * (1.0 - config.gpu_memory_utilization)),
         taken=place.weight_bytes + activations + fixed,
     )
-    sizes = _PoolSizes.of(model, config, batched=batched, itemsize=itemsize)
+    # On a GPU the next step is scheduled while one runs, so two chunks of prompts hold pages.
+    in_flight = (2 if gpu else 1) * batched
+    sizes = _PoolSizes.of(model, config, in_flight=in_flight, itemsize=itemsize)
     if config.max_num_seqs is None:
         # Windows of many sequences must not take the memory of one long one.
         least = sizes.full_pages_of(wanted if config.max_model_len else sizes.page_size)
@@ -210,12 +212,12 @@ class _PoolSizes:
     full_bytes: int  # of a page
     window_bytes: int  # of a page
     reach: int  # window pages before the one being written
-    chunk_pages: int  # window pages for the prompt tokens of a step
+    chunk_pages: int  # window pages for the prompt tokens that are in flight
     tail_ratio: float  # window pages kept as tails, for each full page
 
     @classmethod
     def of(
-        cls, model: ModelConfig, config: EngineConfig, *, batched: int, itemsize: int
+        cls, model: ModelConfig, config: EngineConfig, *, in_flight: int, itemsize: int
     ) -> _PoolSizes:
         page = config.page_size
         layer = 2 * model.num_kv_heads * model.head_dim * itemsize * page
@@ -226,7 +228,7 @@ class _PoolSizes:
             full_bytes=len(model.full_layers) * layer,
             window_bytes=len(model.window_layers) * layer,
             reach=reach,
-            chunk_pages=-(-batched // page),
+            chunk_pages=-(-in_flight // page),
             tail_ratio=tails,
         )
 
