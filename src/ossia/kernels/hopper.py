@@ -26,7 +26,7 @@ MOST_EXPERTS = 128
 class HopperKernels:
     """What the fused blocks leave open."""
 
-    attend_prefill: AttendPrefill
+    attend_prefill: AttendPrefill | None  # other people's; None: ours
     max_rows: int  # sequences that decode in one step
     pdl: bool = True  # kernels start before the one ahead has ended
 

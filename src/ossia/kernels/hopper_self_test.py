@@ -9,6 +9,7 @@ answers.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ossia.errors import StartupError
 from ossia.kernels.attention import reference as attention_reference
 from ossia.kernels.attention.decode_scratch import DecodeScratch
 from ossia.kernels.attention.triton_decode import attend_decode
+from ossia.kernels.attention.triton_prefill import attend_prefill
 from ossia.kernels.attention_out import reference as out_reference
 from ossia.kernels.attention_out.fused_many import project_out_many
 from ossia.kernels.attention_out.triton_few import project_out_few
@@ -118,6 +120,10 @@ class _Layer:
             max(DECODING), c.num_heads, c.num_kv_heads, c.head_dim, device, pdl=hopper.pdl
         )
 
+        self._attend_prefill = hopper.attend_prefill or partial(
+            attend_prefill, scratch=self._scratch
+        )
+
     def check_decode(self, tokens: int) -> Iterator[str]:
         """One token of each of `tokens` sequences."""
         lengths = [1 + (37 * i + 300 // tokens) % 300 for i in range(tokens)]
@@ -134,9 +140,9 @@ class _Layer:
         yield self._compare("lm_head", tokens, found, truth)
 
     def check_prompt(self, tokens: int) -> Iterator[str]:
-        """Three chunks of prompts, with tokens in the cache before two of them."""
-        new = [tokens - tokens // 3 - 7, tokens // 3, 7]
-        lengths = [new[0], 45 + new[1], 300 + new[2]]
+        """Two that decode, and three chunks of prompts, two of which continue others."""
+        new = [1, 1, tokens - tokens // 3 - 9, tokens // 3, 7]
+        lengths = [40, 300, new[2], 45 + new[3], 300 + new[4]]
         x = self._normal(tokens, self._model.hidden_size)
         for window in (None, self._model.sliding_window):
             paged, pages = self._paged(lengths, new, window)
@@ -192,7 +198,7 @@ class _Layer:
         if decode:
             mixed = attend_decode(q, cache, paged, self._sinks, scale, window, self._scratch)
         else:
-            mixed = self._hopper.attend_prefill(q, cache, paged, self._sinks, scale, window)
+            mixed = self._attend_prefill(q, cache, paged, self._sinks, scale, window)
         attend = attention_reference.prepare_attention(paged, PAGE_SIZE, c.num_kv_heads, window)
         keys, values = (pool.float() for pool in (cache.keys, cache.values))
         truth = attend(
@@ -300,6 +306,7 @@ class _Layer:
             query_starts=int32(torch.tensor([0, *new]).cumsum(0)),
             max_query_len=max(new),
             max_kv_len=max(lengths),
+            num_decodes=next((i for i, count in enumerate(new) if count > 1), len(new)),
         )
         return paged, pages
 

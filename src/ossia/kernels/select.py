@@ -184,9 +184,7 @@ def _fused_on_hopper(plain: Kernels, device: torch.device, wanted: str, max_rows
             raise ConfigError(missing_flash(capability))
         attend, said = flash.attend_prefill, f"{flash.name} for prompts"
     else:
-        from ossia.kernels.attention.triton_prefill import attend_prefill
-
-        attend, said = attend_prefill, "our Triton kernels"
+        attend, said = None, "our Triton kernels"
     return replace(
         plain,
         attention_backend="FLASH_ATTN_3" if wanted == "FLASH_ATTN_3" else "TRITON",

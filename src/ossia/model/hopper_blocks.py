@@ -14,12 +14,14 @@ All but steps with prompts can be captured in a CUDA graph.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ossia.kernels.attention.decode_scratch import DecodeScratch
 from ossia.kernels.attention.triton_decode import attend_decode
+from ossia.kernels.attention.triton_prefill import attend_prefill
 from ossia.kernels.attention_out.fused_many import project_out_many
 from ossia.kernels.attention_out.triton_few import project_out_few
 from ossia.kernels.attention_out.triton_one import project_out_one
@@ -73,6 +75,10 @@ class HopperBlocks:
         self._scratch = DecodeScratch.allocate(
             kernels.max_rows, c.num_heads, c.num_kv_heads, c.head_dim, device, pdl=kernels.pdl
         )
+        # With the scratch of decoding steps, mixed steps need no other variants of its kernels.
+        self._attend_prefill = kernels.attend_prefill or partial(
+            attend_prefill, scratch=self._scratch
+        )
         self._scale = c.head_dim**-0.5
 
     def begin(self, batch: ForwardBatch, page_size: int) -> HopperStep:
@@ -89,7 +95,7 @@ class HopperBlocks:
         if step.decodes:
             mixed = attend_decode(q, cache, paged, w.sinks, self._scale, window, self._scratch)
         else:
-            mixed = self._kernels.attend_prefill(q, cache, paged, w.sinks, self._scale, window)
+            mixed = self._attend_prefill(q, cache, paged, w.sinks, self._scale, window)
         if step.tokens == 1:
             return project_out_one(x, mixed, w.out, w.out_bias, pdl=self._pdl)
         if step.tokens <= OUT_FEW_TOKENS:

@@ -33,6 +33,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ossia.kernels.attention.decode_scratch import FILL, DecodeScratch
 from ossia.kernels.attention.shapes import check_shapes
+from ossia.kernels.fast_launch import fast_jit
 from ossia.model.batch import LayerCache, PagedBatch
 
 LEAST_ROWS = 16  # of a matrix instruction
@@ -164,9 +165,7 @@ LOWEST = tl.constexpr(-1e30)
 
 
 # Tables and lengths may be views of a larger buffer, at any alignment: one variant serves all.
-@triton.jit(  # type: ignore[untyped-decorator]
-    do_not_specialize=["table_ptr", "first_ptr", "length_ptr", "table_stride", "fill"]
-)
+@fast_jit(do_not_specialize=["table_ptr", "first_ptr", "length_ptr", "table_stride", "fill"])
 def _decode(  # type: ignore[no-untyped-def]
     q_ptr,  # [sequences, HEADS, HEAD_DIM]
     key_ptr,  # [pages, PAGE, KV_HEADS, HEAD_DIM]

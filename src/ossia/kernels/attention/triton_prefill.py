@@ -35,6 +35,7 @@ from ossia.kernels.attention.decode_scratch import DecodeScratch
 from ossia.kernels.attention.shapes import check_shapes
 from ossia.kernels.attention.triton_decode import LOG2_E, attend_decode
 from ossia.kernels.attention.triton_prefill_window import attend_window, find_sequence
+from ossia.kernels.fast_launch import fast_jit
 from ossia.model.batch import LayerCache, PagedBatch
 
 
@@ -64,6 +65,7 @@ def attend_prefill(
     scale: float,
     window: int | None,
     *,
+    scratch: DecodeScratch | None = None,
     config: PrefillConfig | None = None,
 ) -> Tensor:
     """Attention of a step's tokens over what the cache holds, themselves included.
@@ -78,6 +80,7 @@ def attend_prefill(
         sinks: [heads].
         scale: multiplies the scores; positive.
         window: how many keys a token sees, itself included; None: all.
+        scratch: for as many sequences as decode; None: allocated where it is needed.
         config: how to cut the work; None: as measured best on an H100.
 
     Returns:
@@ -94,8 +97,9 @@ def attend_prefill(
     out = torch.empty_like(q)
     skipped = paged.num_decodes
     if skipped:
-        device = q.device
-        scratch = DecodeScratch.allocate(skipped, heads, kv_heads, head_dim, device, pdl=False)
+        if scratch is None:
+            device = q.device
+            scratch = DecodeScratch.allocate(skipped, heads, kv_heads, head_dim, device, pdl=False)
         attend_decode(q[:skipped], cache, paged, sinks, scale, window, scratch, out=out[:skipped])
     sequences = len(paged.kv_lens) - skipped
     if not sequences:
@@ -148,7 +152,7 @@ _LOG2_E = 1.4426950408889634  # exp(x) = exp2(x * log2(e)), and exp2 is one inst
 
 
 # Tables and lengths may be views of a larger buffer, at any alignment: one variant serves all.
-@triton.jit(  # type: ignore[untyped-decorator]
+@fast_jit(
     do_not_specialize=[
         "table_ptr",
         "first_ptr",

@@ -20,10 +20,11 @@ import triton
 import triton.language as tl
 
 from ossia.kernels.attention.triton_decode import LOG2_E
+from ossia.kernels.fast_launch import fast_jit
 
 
 # Tables and lengths may be views of a larger buffer, at any alignment: one variant serves all.
-@triton.jit(  # type: ignore[untyped-decorator]
+@fast_jit(
     do_not_specialize=[
         "table_ptr",
         "first_ptr",

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import pdl_options
 
 
@@ -41,7 +42,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, pdl: bool = False) -> Ten
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@fast_jit()
 def _norm(  # type: ignore[no-untyped-def]
     x_ptr,  # [tokens, HIDDEN]
     weight_ptr,  # [HIDDEN]
