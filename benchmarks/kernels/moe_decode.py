@@ -1,9 +1,11 @@
 """Times the experts of a decoding step on a Hopper GPU, in the geometry of gpt-oss-20b.
 
-    python -m benchmarks.kernels.moe_decode [--quick] [--experts 128] [--skew 1.0]
+    python -m benchmarks.kernels.moe_decode [--quick] [--only mid] [--experts 128] [--skew 1.0]
 
-A line for each number of tokens and launch shape; both launches together. The floor is the packed
-weights of the experts in use at 3.0 TB/s. Routing is drawn anew for each layer, the same for all
+A line for each number of tokens and launch shape; both launches together. `experts_mid` from 64
+tokens on stands beside `experts_few`, and beside `experts_many` from 384 on; `--only mid` times
+these three alone, with every launch shape of `experts_mid`. The floor is the packed weights of the
+experts in use at 3.0 TB/s. Routing is drawn anew for each layer, the same for all
 launch shapes: uniform, or with --skew the standard deviation of the experts' popularity beside
 that of a token's taste. With 128 experts (gpt-oss-120b) only the shapes in use are timed.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import astuple
 
 import torch
@@ -26,8 +29,15 @@ from ossia.kernels.moe.cuda_decode import (
     few_config,
     rows_a_tile,
 )
+from ossia.kernels.moe.cuda_decode_mid import (
+    MidConfig,
+    experts_mid,
+    mid_config,
+    mid_rows_a_tile,
+)
+from ossia.kernels.moe.cuda_prefill import default_config, experts_many, prefill_rows_a_tile
 from ossia.kernels.moe.hopper_layout import HopperExperts
-from ossia.kernels.router.groups import group
+from ossia.kernels.router.groups import Groups, group
 
 HIDDEN, INTERMEDIATE, K = 2880, 2880, 4
 PACKED_EXPERTS = 192  # of all layers together: 2.5 GB
@@ -70,6 +80,35 @@ FEW = {  # beside the default, by tokens
         FewConfig(48, 8, 1, 1, 5, 4),
     ),
     512: (FewConfig(64, 12, 1, 2, 3, 3), FewConfig(64, 16, 1, 1, 3, 4)),
+}
+
+MID_TOKENS = (64, 96, 128, 192, 256, 384, 512)
+MANY_TOKENS = 384  # from here on beside the kernels of prompts
+MID = {  # beside the default, by tokens, the most promising first
+    256: (
+        MidConfig(48, 2, 3, 3, 4, 2),
+        MidConfig(48, 2, 3, 3, 4, 1),
+        MidConfig(64, 3, 2, 3, 3, 1),
+        MidConfig(64, 2, 3, 3, 3, 2),
+        MidConfig(48, 4, 1, 3, 5, 2),
+        MidConfig(96, 2, 3, 3, 3, 1),
+        MidConfig(48, 2, 2, 5, 3, 2),
+        MidConfig(40, 3, 2, 3, 4, 1),
+    ),
+    128: (
+        MidConfig(32, 3, 2, 3, 4, 2),
+        MidConfig(32, 2, 3, 3, 4, 2),
+        MidConfig(24, 3, 2, 3, 4, 1),
+        MidConfig(32, 4, 1, 5, 4, 1),
+    ),
+    512: (
+        MidConfig(80, 2, 3, 3, 3, 1),
+        MidConfig(96, 2, 2, 3, 3, 2),
+        MidConfig(64, 3, 2, 3, 3, 1),
+        MidConfig(128, 2, 2, 3, 3, 1),
+    ),
+    64: (MidConfig(16, 3, 2, 3, 5, 1), MidConfig(24, 3, 2, 3, 4, 2)),
+    384: (MidConfig(64, 3, 2, 3, 3, 1), MidConfig(80, 2, 3, 3, 3, 1)),
 }
 
 
@@ -126,33 +165,81 @@ def time_one(layers: list[HopperExperts], config: OneConfig, repeats: int) -> No
         report_error("experts_one", 1, astuple(config), error)
 
 
-def time_few(
-    layers: list[HopperExperts], tokens: int, config: FewConfig, repeats: int, skew: float
+def time_grouped(
+    name: str,
+    layers: list[HopperExperts],
+    tokens: int,
+    rows: int,
+    run: Callable[[Tensor, Groups, HopperExperts], Tensor],
+    config: object,
+    repeats: int,
+    skew: float,
 ) -> None:
+    """Time `run` with work items of up to `rows` rows."""
     torch.manual_seed(tokens)
     num_experts = layers[0].num_experts
     try:
         normed = torch.randn(tokens, HIDDEN, device="cuda").bfloat16()
         chosen = [choices(tokens, num_experts, skew) for _ in layers]
         in_use = sum(len(one.unique()) for one in chosen) / len(layers)
-        groups = [group(one, num_experts, config.rows_a_tile) for one in chosen]
+        groups = [group(one, num_experts, rows) for one in chosen]
         us = graph_microseconds(
-            lambda: [
-                experts_few(normed, plan, layer, ALPHA, LIMIT, config=config)
-                for plan, layer in zip(groups, layers, strict=True)
-            ],
+            lambda: [run(normed, *one) for one in zip(groups, layers, strict=True)],
             per=len(layers),
             repeats=repeats,
         )
         floor = in_use * BYTES_AN_EXPERT / BYTES_A_MICROSECOND
-        report("experts_few", tokens, astuple(config), us, floor)
+        report(name, tokens, config, us, floor)
     except Exception as error:
-        report_error("experts_few", tokens, astuple(config), error)
+        report_error(name, tokens, config, error)
+
+
+def time_few(
+    layers: list[HopperExperts], tokens: int, config: FewConfig, repeats: int, skew: float
+) -> None:
+    def run(normed: Tensor, groups: Groups, layer: HopperExperts) -> Tensor:
+        return experts_few(normed, groups, layer, ALPHA, LIMIT, config=config)
+
+    rows = config.rows_a_tile
+    time_grouped("experts_few", layers, tokens, rows, run, astuple(config), repeats, skew)
+
+
+def time_mid(
+    layers: list[HopperExperts], tokens: int, config: MidConfig, repeats: int, skew: float
+) -> None:
+    def run(normed: Tensor, groups: Groups, layer: HopperExperts) -> Tensor:
+        return experts_mid(normed, groups, layer, ALPHA, LIMIT, config=config)
+
+    rows = config.rows_a_tile
+    time_grouped("experts_mid", layers, tokens, rows, run, astuple(config)[:6], repeats, skew)
+
+
+def time_many(layers: list[HopperExperts], tokens: int, repeats: int, skew: float) -> None:
+    rows = prefill_rows_a_tile(tokens * K, layers[0].num_experts)
+    config = default_config(rows)
+
+    def run(normed: Tensor, groups: Groups, layer: HopperExperts) -> Tensor:
+        return experts_many(normed, groups, layer, ALPHA, LIMIT, config=config)
+
+    time_grouped("experts_many", layers, tokens, rows, run, astuple(config), repeats, skew)
+
+
+def time_usual(layers: list[HopperExperts], tokens: int, repeats: int, skew: float) -> None:
+    """The launch shapes in use for these tokens."""
+    count = layers[0].num_experts
+    few = few_config(rows_a_tile(tokens, K, count), HIDDEN, INTERMEDIATE)
+    time_few(layers, tokens, few, repeats, skew)
+    if tokens in MID_TOKENS:
+        mid = mid_config(mid_rows_a_tile(tokens, K, count), HIDDEN, INTERMEDIATE)
+        time_mid(layers, tokens, mid, repeats, skew)
+        if tokens >= MANY_TOKENS:
+            time_many(layers, tokens, repeats, skew)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=("mid",))
     parser.add_argument("--experts", type=int, default=32)
     parser.add_argument("--skew", type=float, default=0.0)
     options = parser.parse_args()
@@ -162,16 +249,25 @@ def main() -> None:
     layers = [random_layer(count) for _ in range(max(2, PACKED_EXPERTS // count))]
     repeats = 5 if options.quick else 15
     usual_only = options.quick or count != 32
-    for one in ONE[:1] if usual_only else ONE:
-        time_one(layers, one, repeats)
-    sizes = (8, 32, 128) if options.quick else (2, 4, 8, 16, 32, 64, 128, 192, 256, 512)
+    skew = options.skew
+    if options.only is None:
+        for one in ONE[:1] if usual_only else ONE:
+            time_one(layers, one, repeats)
+        sizes = (8, 32, 128) if options.quick else (2, 4, 8, 16, 32, *MID_TOKENS)
+    else:
+        sizes = (128, 256) if options.quick else MID_TOKENS
     for tokens in sizes:  # the shapes in use first
-        config = few_config(rows_a_tile(tokens, K, count), HIDDEN, INTERMEDIATE)
-        time_few(layers, tokens, config, repeats, options.skew)
-    for tokens in () if usual_only else (256, 128, 64, 192, 8, 2, 32, 512):
+        time_usual(layers, tokens, repeats, skew)
+    if usual_only:
+        return
+    for tokens, shapes in MID.items():
+        for mid in shapes:
+            if time.monotonic() - begin < LATEST:
+                time_mid(layers, tokens, mid, repeats, skew)
+    for tokens in (256, 128, 64, 192, 8, 2, 32, 512) if options.only is None else ():
         for few in FEW[tokens]:
             if time.monotonic() - begin < LATEST:
-                time_few(layers, tokens, few, repeats, options.skew)
+                time_few(layers, tokens, few, repeats, skew)
 
 
 if __name__ == "__main__":
