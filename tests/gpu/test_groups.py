@@ -86,6 +86,43 @@ def test_route_and_group(name, experts, tokens):
             check_groups(groups, routed.chosen, experts, tile)
 
 
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0),
+    reason="this GPU has no clusters",
+)
+@pytest.mark.parametrize("experts", [32, 128])
+@pytest.mark.parametrize("tokens", [2, 17, 65, 100, 128, 200, 256])
+def test_route_and_group_in_one_launch(experts, tokens):
+    from ossia.kernels.router.cuda_route import route_and_group_cuda
+
+    case = router_case(tokens, experts)
+    for pdl in pdl_modes():
+        for tile in (16, 48, 256):
+            routed, groups = route_and_group_cuda(*case, EPS, K, tile, pdl=pdl, fused=True)
+            check_routed(routed, *case)
+            check_groups(groups, routed.chosen, experts, tile)
+            # The logits are the same sums, so the choices are the same bits.
+            other, _ = route_and_group_cuda(*case, EPS, K, tile, pdl=pdl, fused=False)
+            assert torch.equal(routed.chosen, other.chosen)
+            assert torch.equal(routed.shares, other.shares)
+            assert torch.equal(routed.normed, other.normed)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("experts", [32, 128])
+def test_routing_again_and_again_gives_the_same_bits(experts, fused):
+    from ossia.kernels.router.cuda_route import fits, route_and_group_cuda
+
+    case = router_case(256, experts)
+    if not fits(case[0], experts, K):
+        pytest.skip("this GPU is no Hopper")
+    first, first_groups = route_and_group_cuda(*case, EPS, K, 48, pdl=True, fused=fused)
+    for _ in range(200):
+        routed, groups = route_and_group_cuda(*case, EPS, K, 48, pdl=True, fused=fused)
+        assert torch.equal(routed.chosen, first.chosen)
+        assert torch.equal(groups.pair_of_row, first_groups.pair_of_row)
+
+
 @pytest.mark.parametrize("tokens", [3, 600])
 def test_equal_logits_go_to_the_lower_expert_and_nan_stays_in_range(tokens):
     from ossia.kernels.router.triton_few import route_and_group

@@ -22,7 +22,13 @@ def _nvrtc():
 def test_compiles_for_hopper(experts, tmp_path):
     source, defines = cuda_route.route_source(2880, experts, 4)
     code = compile_cuda(source, architecture="sm_90", defines=defines, cache=tmp_path)
-    for name in (b"route_logits", b"route_choose", b"route_choose_part", b"route_place"):
+    for name in (
+        b"route_logits",
+        b"route_choose",
+        b"route_choose_part",
+        b"route_place",
+        b"route_fused",
+    ):
         assert name in code
 
 
@@ -34,8 +40,10 @@ def test_python_and_cuda_agree_on_sizes():
         "PIECE": cuda_route.PIECE,
         "MOST_TOKENS": cuda_route.ONE_BLOCK_TOKENS,
         "PART": cuda_route.PART,
+        "FUSED_TOKENS": cuda_route.FUSED_TOKENS,
+        "MOST_TILES": cuda_route.MOST_TILES,
     }.items():
-        assert f"constexpr int {name} = {value};" in source
+        assert f"constexpr int {name} = {value};" in " ".join(source.split())
 
 
 @pytest.mark.parametrize(("hidden", "warps"), [(2880, 15), (64, 2), (4096, 16)])

@@ -49,9 +49,12 @@ __device__ __forceinline__ float square_pair(u32 x) {
   return low * low + high * high;
 }
 
-extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1)
-    route_logits(const uint4 *x, const uint4 *norm, const uint4 *weight, const u16 *bias,
-                 uint4 *normed, float *logits, int count, float eps) {
+// The logits of this block's experts and tiles of tokens: keep(tile, token of the tile, expert,
+// logit), also for tokens past the end. Writes the normed rows.
+template <typename Keep>
+__device__ __forceinline__ void find_logits(const uint4 *x, const uint4 *norm, const uint4 *weight,
+                                            const u16 *bias, uint4 *normed, int count, float eps,
+                                            Keep keep) {
   __shared__ uint4 factors[ROW_WORDS];
   __shared__ float squares[WARPS][TOKENS];
   __shared__ float partial[WARPS][TOKENS][ROWS + 1];
@@ -125,13 +128,23 @@ extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1)
     partial[warp][column + 1][row + 8] = even[3] + odd[3];
     __syncthreads();
     for (int i = threadIdx.x; i < TOKENS * ROWS; i += WARPS * WARP) {
-      const int of_token = tile * TOKENS + i / ROWS, of_row = i % ROWS;
+      const int of_row = i % ROWS;
       float logit = biases[of_row];
 #pragma unroll
       for (int w = 0; w < WARPS; w++) logit += partial[w][i / ROWS][of_row];
-      if (of_token < count) logits[of_token * EXPERTS + group * ROWS + of_row] = logit;
+      keep(tile, i / ROWS, group * ROWS + of_row, logit);
     }
   }
+}
+
+extern "C" __global__ void __launch_bounds__(WARPS *WARP, 1)
+    route_logits(const uint4 *x, const uint4 *norm, const uint4 *weight, const u16 *bias,
+                 uint4 *normed, float *logits, int count, float eps) {
+  find_logits(x, norm, weight, bias, normed, count, eps,
+              [=](int tile, int of_tile, int expert, float logit) {
+                const int token = tile * TOKENS + of_tile;
+                if (token < count) logits[token * EXPERTS + expert] = logit;
+              });
 }
 
 // --- the choice
@@ -148,7 +161,8 @@ __device__ __forceinline__ float float_of(u32 key) {
 }
 
 // Chooses for `tokens` tokens from first_token on: shares and choices to memory, choices also to
-// `own_chosen`, and a bit to members[token / 32][expert], which must be zero before.
+// `own_chosen`, and a bit to members[token / 32][expert], which must be zero before; either may be
+// null.
 __device__ __forceinline__ void choose(const float *logits, float *shares, int *chosen,
                                        int first_token, int tokens, u32 (*members)[EXPERTS],
                                        u8 *own_chosen) {
@@ -209,8 +223,8 @@ __device__ __forceinline__ void choose(const float *logits, float *shares, int *
         const int pair = token * TOPK + lane;
         shares[first_token * TOPK + pair] = own_part[u] / total[u];
         chosen[first_token * TOPK + pair] = own_expert[u];
-        own_chosen[pair] = own_expert[u];
-        atomicOr(&members[token / WARP][own_expert[u]], 1u << token % WARP);
+        if (own_chosen != nullptr) own_chosen[pair] = own_expert[u];
+        if (members != nullptr) atomicOr(&members[token / WARP][own_expert[u]], 1u << token % WARP);
       }
     }
   }
@@ -274,19 +288,13 @@ __device__ __forceinline__ void write_work(int4 *work, int expert, int first_ite
   }
 }
 
-extern "C" __global__ void __launch_bounds__(1024, 1)
-    route_choose(const float *logits, float *shares, int *chosen, int *offsets, int *pair_of_row,
-                 int4 *work, int *num_work, int tokens, int rows_a_tile) {
-  __shared__ u32 members[MOST_TOKENS / WARP][EXPERTS];
-  __shared__ int before[MOST_TOKENS / WARP][EXPERTS];
+// The whole sort by one block, from the bits and choices of all tokens. Synchronises first.
+__device__ __forceinline__ void sort_pairs(const u32 (*members)[EXPERTS], int (*before)[EXPERTS],
+                                           const u8 *own_chosen, int *offsets, int *pair_of_row,
+                                           int4 *work, int *num_work, int tokens,
+                                           int rows_a_tile) {
   __shared__ int counts[EXPERTS], first_row[EXPERTS], first_item[EXPERTS];
-  __shared__ u8 own_chosen[MOST_TOKENS * TOPK];
   const int slices = (tokens + WARP - 1) / WARP;
-  let_next_kernel_start();
-  for (int i = threadIdx.x; i < slices * EXPERTS; i += blockDim.x) members[0][i] = 0;
-  __syncthreads();
-  wait_for_previous_kernel();
-  choose(logits, shares, chosen, 0, tokens, members, own_chosen);
   __syncthreads();
   for (int expert = threadIdx.x; expert < EXPERTS; expert += blockDim.x) {
     counts[expert] = count_members(members, slices, expert, before);
@@ -305,6 +313,22 @@ extern "C" __global__ void __launch_bounds__(1024, 1)
     write_work(work, expert, first_item[expert], first_row[expert], counts[expert],
                rows_a_tile, threadIdx.x % WARP, WARP);
   }
+}
+
+extern "C" __global__ void __launch_bounds__(1024, 1)
+    route_choose(const float *logits, float *shares, int *chosen, int *offsets, int *pair_of_row,
+                 int4 *work, int *num_work, int tokens, int rows_a_tile) {
+  __shared__ u32 members[MOST_TOKENS / WARP][EXPERTS];
+  __shared__ int before[MOST_TOKENS / WARP][EXPERTS];
+  __shared__ u8 own_chosen[MOST_TOKENS * TOPK];
+  const int slices = (tokens + WARP - 1) / WARP;
+  let_next_kernel_start();
+  for (int i = threadIdx.x; i < slices * EXPERTS; i += blockDim.x) members[0][i] = 0;
+  __syncthreads();
+  wait_for_previous_kernel();
+  choose(logits, shares, chosen, 0, tokens, members, own_chosen);
+  sort_pairs(members, before, own_chosen, offsets, pair_of_row, work, num_work, tokens,
+             rows_a_tile);
 }
 
 extern "C" __global__ void __launch_bounds__(1024, 1)

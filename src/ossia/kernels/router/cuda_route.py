@@ -1,11 +1,11 @@
 """Routing and grouping on Hopper in CUDA C++, for any number of tokens from two on.
 
-The formulas, the bytes they move and the launch shapes stand at the top of `cuda_route.cu`. Up to
-`ONE_BLOCK_TOKENS` tokens take two launches: norm and logits, then choice and grouping in one block.
-More take three, as choice and grouping are spread over blocks of `PART` tokens.
+The formulas, the bytes they move and the launch shapes stand at the top of `cuda_route.cu` and
+`cuda_route_fused.cu`. Up to `FUSED_TOKENS` tokens can take one launch. Up to `ONE_BLOCK_TOKENS`
+take two: norm and logits, then choice and grouping in one block. More take three, as choice and
+grouping are spread over blocks of `PART` tokens.
 
-Call it once for each of the two, before capturing a CUDA graph: the first call compiles or loads
-the kernels.
+Call it once before capturing a CUDA graph: the first call compiles or loads the kernels.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ossia.kernels.cuda.compiler import compile_cuda
 from ossia.kernels.cuda.module import CudaKernel, CudaModule
 from ossia.kernels.router.groups import Groups, max_work
 from ossia.kernels.router.reference import Routed
+from ossia.kernels.thresholds import ROUTE_FUSED_TOKENS
 
 # As in `cuda_route.cu`.
 ROWS = 16
@@ -28,6 +29,8 @@ TOKENS = 8
 PIECE = 32
 ONE_BLOCK_TOKENS = 512
 PART = 128
+FUSED_TOKENS = 256
+MOST_TILES = 4
 
 MOST_WARPS = 16  # of a block of logits; more leave too few registers for each
 MOST_PIECES = 6  # of a warp: what it keeps in registers
@@ -43,6 +46,8 @@ class _Kernels:
     choose_small: CudaKernel
     choose_part: CudaKernel
     place: CudaKernel
+    fused: CudaKernel
+    finished: Tensor  # int32 [1], what `fused` counts in; 0 between launches
     multiprocessors: int
 
 
@@ -75,6 +80,7 @@ def route_and_group_cuda(
     rows_a_tile: int,
     *,
     pdl: bool = False,
+    fused: bool | None = None,
 ) -> tuple[Routed, Groups]:
     """`reference.route` and `groups.group`; work items past `num_work` are left as they were.
 
@@ -83,6 +89,8 @@ def route_and_group_cuda(
         norm, weight, bias, eps, k: see `reference.route`; bf16.
         rows_a_tile: the most rows of a work item.
         pdl: launch before the kernels ahead have ended.
+        fused: all in one launch, of up to `FUSED_TOKENS` tokens; None: where that is faster. Not
+            on two streams at once: launches of it count in the same place.
 
     Raises:
         CudaCompileError, CudaDriverError: the kernels cannot be built or started.
@@ -95,7 +103,6 @@ def route_and_group_cuda(
     assert weight.shape == (experts, hidden)
     run = _kernels(hidden, experts, k, pdl, device.index)
     normed = torch.empty_like(x)
-    logits = torch.empty((tokens, experts), dtype=torch.float32, device=device)
     shares = torch.empty((tokens, k), dtype=torch.float32, device=device)
     chosen = torch.empty((tokens, k), dtype=torch.int32, device=device)
     pairs = tokens * k
@@ -114,17 +121,28 @@ def route_and_group_cuda(
         groups.num_work.data_ptr(),
     )
     blocks = experts // ROWS
-    run.logits(
-        (blocks, min(-(-tokens // TOKENS), max(1, run.multiprocessors // blocks))),
-        x.data_ptr(),
-        norm.data_ptr(),
-        weight.data_ptr(),
-        bias.data_ptr(),
-        normed.data_ptr(),
-        logits.data_ptr(),
-        tokens,
-        eps,
-    )
+    tiles = -(-tokens // TOKENS)
+    grid = (blocks, min(tiles, max(1, run.multiprocessors // blocks)))
+    inputs = tuple(tensor.data_ptr() for tensor in (x, norm, weight, bias, normed))
+    if fused is None:
+        fused = tokens <= ROUTE_FUSED_TOKENS
+    if fused:
+        assert tokens <= FUSED_TOKENS
+        assert tiles <= MOST_TILES * grid[1]
+        run.fused(
+            grid,
+            *inputs,
+            shares.data_ptr(),
+            chosen.data_ptr(),
+            *sorts,
+            run.finished.data_ptr(),
+            tokens,
+            rows_a_tile,
+            eps,
+        )
+        return Routed(normed, shares, chosen), groups
+    logits = torch.empty((tokens, experts), dtype=torch.float32, device=device)
+    run.logits(grid, *inputs, logits.data_ptr(), tokens, eps)
     choices = (logits.data_ptr(), shares.data_ptr(), chosen.data_ptr())
     if tokens <= ONE_BLOCK_TOKENS:
         choose = run.choose_small if tokens <= SMALL_BLOCK_TOKENS else run.choose
@@ -140,8 +158,9 @@ def route_and_group_cuda(
 def route_source(hidden: int, experts: int, k: int) -> tuple[str, dict[str, int]]:
     """What is compiled: text and macros."""
     common = resources.files("ossia.kernels.moe").joinpath("cuda_common.cu").read_text()
-    own = resources.files("ossia.kernels.router").joinpath("cuda_route.cu").read_text()
-    return common + own, {
+    own = resources.files("ossia.kernels.router")
+    parts = (own.joinpath(name).read_text() for name in ("cuda_route.cu", "cuda_route_fused.cu"))
+    return common + "".join(parts), {
         "HIDDEN": hidden,
         "EXPERTS": experts,
         "TOPK": k,
@@ -167,5 +186,7 @@ def _kernels(hidden: int, experts: int, k: int, pdl: bool, device_index: int) ->
         choose_small=kernel("route_choose", "PPPPPPPii", SMALL_BLOCK),
         choose_part=kernel("route_choose_part", "PPPPi", LARGE_BLOCK),
         place=kernel("route_place", "PPPPPPii", PART * k),
+        fused=kernel("route_fused", "PPPPPPPPPPPPiif", defines["WARPS"] * 32),
+        finished=torch.zeros(1, dtype=torch.int32, device=f"cuda:{device_index}"),
         multiprocessors=torch.cuda.get_device_properties(device_index).multi_processor_count,
     )
