@@ -1,12 +1,12 @@
 """Times the kernels around the experts for two and more tokens, beside the library's products.
 
-    python -m benchmarks.kernels.dense_few [--mid] [--quick] [--only NAME] [--seconds 60]
+    python -m benchmarks.kernels.dense_few [--quick] [--only NAME] [--seconds 60]
 
 Prints a line of JSON for each configuration, the expected best first; what does not fit the time
 is left out, and named in the last line. Every layer has weights of its own, so that they come from
 memory. The floor is the bytes to move at 3.0 TB/s, or the operations at 700 TFLOP/s if that is
-more. `--quick` tries the defaults and the library only; `--mid` 96 to 256 tokens only, the kernels
-of `cuda_mid.py` beside the library.
+more. `--quick` tries the defaults and the library only. `dense_mid.py` has the kernels of 65 to 256
+tokens.
 """
 
 from __future__ import annotations
@@ -22,20 +22,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.kernels.timing import graph_microseconds, report, report_error
-from ossia.kernels.attention_out import cuda_mid as out_mid
 from ossia.kernels.attention_out import triton_few as out_few
 from ossia.kernels.attention_out.fused_many import project_out_library
-from ossia.kernels.linear.cuda_mid import MidShape, groups_for
 from ossia.kernels.linear.triton_few import FewShape
-from ossia.kernels.lm_head import cuda_mid as head_mid
 from ossia.kernels.lm_head.fused_many import logits_library
 from ossia.kernels.lm_head.triton_few import default_shape as head_shape
 from ossia.kernels.lm_head.triton_few import logits_few
-from ossia.kernels.qkv import cuda_mid as qkv_mid
 from ossia.kernels.qkv import triton_few as qkv_few
 from ossia.kernels.qkv.fused_many import project_normed_library
 from ossia.kernels.rms_norm.triton_norm import rms_norm
-from ossia.kernels.router.cuda_route import route_and_group_cuda
 from ossia.kernels.router.triton_combine import combine
 from ossia.kernels.router.triton_few import route_and_group, route_and_group_triton
 from ossia.kernels.router.triton_groups import group
@@ -50,7 +45,6 @@ BYTES_PER_US, FLOP_PER_US = 3.0e6, 700e6
 REPEATS = 10
 FEW = (8, 32, 64, 128)  # tokens at which configurations are tried; all sizes with the best
 SIZES = (2, 8, 32, 64, 128, 256)
-MID = (256, 128, 192, 96)
 MANY = 8192
 
 QKV = [
@@ -97,43 +91,6 @@ HEAD = [
     FewShape(128, 64, 128, 4, warps=8, tma=True),
     FewShape(128, 128, 64, 5, warps=8, tma=True),
 ]
-
-
-def qkv_shapes(tokens: int) -> list[MidShape]:
-    """The default, then other ways to cut 5120 rows, by how many slots shared memory holds."""
-    groups = groups_for(tokens)
-    shapes = [
-        qkv_mid.default_shape(tokens),
-        MidShape(128, groups, {2: 7, 3: 5, 4: 4}[groups], splits=2),
-        MidShape(64, groups, {2: 9, 3: 7, 4: 5}[groups]),
-        MidShape(64, groups, {2: 9, 3: 7, 4: 5}[groups], share=2),
-        MidShape(64, 2, 4, splits=3, blocks=2),
-    ]
-    return shapes + ([MidShape(64, 2, 4, blocks=2)] if tokens > 128 else [])
-
-
-def out_shapes(tokens: int) -> list[MidShape]:
-    """The same for 2880 rows."""
-    groups = groups_for(tokens)
-    return [
-        out_mid.default_shape(tokens),
-        MidShape(96, groups, {2: 7, 3: 6, 4: 5}[groups], splits=3),
-        MidShape(48, groups, {2: 9, 3: 7, 4: 5}[groups], splits=2),
-        MidShape(64, groups, {2: 9, 3: 7, 4: 5}[groups], splits=2),
-        MidShape(192, 2, 5, splits=4),
-        MidShape(96, 2, 3, splits=4, blocks=2),
-    ]
-
-
-def head_shapes(tokens: int) -> list[MidShape]:
-    """The same for the vocabulary."""
-    groups = groups_for(tokens)
-    default = head_mid.default_shape(tokens)
-    shapes = [default, MidShape(128, groups, default.stages)]
-    if tokens <= 128:
-        shapes.append(MidShape(192, 2, 5, share=2))
-        shapes.append(MidShape(128, 2, 3, blocks=2))
-    return shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,59 +184,6 @@ def dense_cases(w: Weights, pdl: bool, quick: bool) -> Iterator[Case]:
                 yield out(tokens, "out_few", asdict(shape), few_out, shape=shape, pdl=pdl)
 
 
-def mid_cases(w: Weights, pdl: bool, quick: bool) -> Iterator[Case]:
-    """Everything of 96 to 256 tokens that `cuda_mid.py` or one launch of the router could do."""
-
-    def qkv(tokens: int, config: dict[str, Any], run: Any, **options: Any) -> Case:
-        moved = 2 * (w.qkv[0].numel() + tokens * (HIDDEN + QKV_ROWS))
-        us = floor(read=moved, flop=2 * tokens * w.qkv[0].numel())
-        work = w.qkv_work(tokens, run, pdl=pdl, **options)
-        return Case("qkv_mid", tokens, config, work, us)
-
-    def out(tokens: int, config: dict[str, Any], run: Any, **options: Any) -> Case:
-        moved = 2 * (w.out[0].numel() + tokens * (2 * HIDDEN + MIXED))
-        us = floor(read=moved, flop=2 * tokens * w.out[0].numel())
-        work = w.out_work(tokens, run, pdl=pdl, **options)
-        return Case("out_mid", tokens, config, work, us)
-
-    def route(tokens: int, fused: bool) -> Case:
-        def work(i: int) -> object:
-            return route_and_group_cuda(w.x[:tokens], *w.router_of(i), 48, pdl=pdl, fused=fused)
-
-        us = floor(read=(2 * tokens + EXPERTS) * 2 * HIDDEN)
-        return Case("route_mid", tokens, {"fused": fused}, work, us)
-
-    def head(tokens: int, shape: MidShape | None) -> Case:
-        x, norm = w.x[:tokens], w.norm[0]
-        room = torch.empty(tokens, VOCAB, device="cuda")
-
-        def work(i: int) -> object:
-            if shape is None:
-                return logits_library(x, norm, EPS, w.head, pdl=pdl, out=room)
-            return head_mid.logits_mid(x, norm, EPS, w.head, shape=shape, pdl=pdl, out=room)
-
-        us = floor(read=2 * w.head.numel() + 4 * tokens * VOCAB, flop=2 * tokens * w.head.numel())
-        config = {"library": True} if shape is None else asdict(shape)
-        return Case("head_mid", tokens, config, work, us, 1)
-
-    few = 1 if quick else None
-    for tokens in MID:
-        yield qkv(tokens, {"library": True}, project_normed_library)
-        for shape in qkv_shapes(tokens)[:few]:
-            yield qkv(tokens, asdict(shape), qkv_mid.project_normed_mid, shape=shape)
-        yield out(tokens, {"library": True}, project_out_library)
-        for shape in out_shapes(tokens)[:few]:
-            yield out(tokens, asdict(shape), out_mid.project_out_mid, shape=shape)
-        yield route(tokens, False)
-        yield route(tokens, True)
-    for tokens in (32, 64):
-        yield route(tokens, False)
-        yield route(tokens, True)
-    for tokens in MID:
-        for of_head in [None, *head_shapes(tokens)[:few]]:
-            yield head(tokens, of_head)
-
-
 def row_cases(w: Weights, pdl: bool, quick: bool) -> Iterator[Case]:
     """Norm, routing, grouping and the mixture's sum."""
     row = 2 * HIDDEN
@@ -364,18 +268,17 @@ def few_cases(w: Weights, pdl: bool, quick: bool) -> list[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only the defaults and the library")
-    parser.add_argument("--mid", action="store_true", help="only 96 to 256 tokens")
     parser.add_argument("--only", default="", help="kernels whose names contain this")
     parser.add_argument("--seconds", type=float, default=60, help="stop after this long")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     pdl = torch.cuda.get_device_capability()[0] >= 9
     w = Weights()
-    if options.mid:
-        cases = list(mid_cases(w, pdl, options.quick))
-    else:
-        cases = few_cases(w, pdl, options.quick)
-    cases = [c for c in cases if options.only in c.kernel]
+    run_cases([c for c in few_cases(w, pdl, options.quick) if options.only in c.kernel], end)
+
+
+def run_cases(cases: list[Case], end: float) -> None:
+    """Time and report one after another, as long as `time.monotonic()` is before `end`."""
     done = 0
     for case in cases:
         if time.monotonic() > end:

@@ -1,6 +1,6 @@
 """Up to how many tokens which kernels run: where their measured times cross on an H100.
 
-`python -m benchmarks.kernels.dense_few` measures both sides of each.
+`python -m benchmarks.kernels.dense_few` and `dense_mid` measure both sides of each.
 """
 
 from __future__ import annotations

@@ -388,6 +388,8 @@ __device__ __forceinline__ void run(const Maps& maps, Epilogue& epilogue) {
     const Place place = find_place();
     Ring ring = {ring_begin(), 0, 0};
     if (threadIdx.x == kWorkers) {
+        asm volatile("prefetch.tensormap [%0];" ::"l"(maps.weight) : "memory");
+        asm volatile("prefetch.tensormap [%0];" ::"l"(maps.x) : "memory");
         for (int s = 0; s < STAGES; s++) {
             barrier_init(ring.full_at(s), 1);
             barrier_init(ring.empty_at(s), GROUPS * 4 * SHARE);
