@@ -5,9 +5,10 @@
 A line for each number of tokens and launch shape; both launches together. `experts_mid` from 64
 tokens on stands beside `experts_few`, and beside `experts_many` from 384 on; `--only mid` times
 these three alone, with every launch shape of `experts_mid`. The floor is the packed weights of the
-experts in use at 3.0 TB/s. Routing is drawn anew for each layer, the same for all
-launch shapes: uniform, or with --skew the standard deviation of the experts' popularity beside
-that of a token's taste. With 128 experts (gpt-oss-120b) only the shapes in use are timed.
+experts in use at 3.0 TB/s. Routing is drawn anew for each layer, the same for all launch shapes:
+uniform, or with --skew the standard deviation of the experts' popularity beside that of a token's
+taste; `experts_mid` is timed with both. With 128 experts (gpt-oss-120b) only the shapes in use are
+timed.
 """
 
 from __future__ import annotations
@@ -84,31 +85,37 @@ FEW = {  # beside the default, by tokens
 
 MID_TOKENS = (64, 96, 128, 192, 256, 384, 512)
 MANY_TOKENS = 384  # from here on beside the kernels of prompts
-MID = {  # beside the default, by tokens, the most promising first
-    256: (
+SKEW = 0.45  # of the second pass over `experts_mid`: an expert of 32 gets up to 80 rows of 1,024
+SKEWED_TOKENS = (128, 256, 512)
+MID = {  # beside the default, by tokens and skew, the most promising first
+    (256, 0.0): (
+        MidConfig(48, 3, 2, 3, 4),
         MidConfig(48, 2, 3, 3, 4, 2),
-        MidConfig(48, 2, 3, 3, 4, 1),
-        MidConfig(64, 3, 2, 3, 3, 1),
+        MidConfig(64, 3, 2, 3, 3),
         MidConfig(64, 2, 3, 3, 3, 2),
-        MidConfig(48, 4, 1, 3, 5, 2),
-        MidConfig(96, 2, 3, 3, 3, 1),
-        MidConfig(48, 2, 2, 5, 3, 2),
-        MidConfig(40, 3, 2, 3, 4, 1),
+        MidConfig(48, 4, 1, 3, 5),
+        MidConfig(96, 3, 1, 3, 4),
     ),
-    128: (
+    (256, SKEW): (
+        MidConfig(96, 3, 1, 3, 4),
+        MidConfig(96, 2, 3, 3, 3, 1, 32),
+        MidConfig(96, 2, 3, 3, 3, 1, 96),
+        MidConfig(128, 3, 1, 3, 3),
+        MidConfig(128, 2, 2, 3, 3),
+        MidConfig(80, 2, 3, 3, 3),
+        MidConfig(64, 3, 2, 3, 3),
+        MidConfig(48, 3, 2, 3, 4),
+    ),
+    (128, 0.0): (
         MidConfig(32, 3, 2, 3, 4, 2),
         MidConfig(32, 2, 3, 3, 4, 2),
-        MidConfig(24, 3, 2, 3, 4, 1),
-        MidConfig(32, 4, 1, 5, 4, 1),
+        MidConfig(48, 2, 3, 3, 4, 2),
+        MidConfig(32, 4, 1, 5, 3),
     ),
-    512: (
-        MidConfig(80, 2, 3, 3, 3, 1),
-        MidConfig(96, 2, 2, 3, 3, 2),
-        MidConfig(64, 3, 2, 3, 3, 1),
-        MidConfig(128, 2, 2, 3, 3, 1),
-    ),
-    64: (MidConfig(16, 3, 2, 3, 5, 1), MidConfig(24, 3, 2, 3, 4, 2)),
-    384: (MidConfig(64, 3, 2, 3, 3, 1), MidConfig(80, 2, 3, 3, 3, 1)),
+    (128, SKEW): (MidConfig(32, 3, 2, 3, 4), MidConfig(64, 3, 2, 3, 3)),
+    (512, 0.0): (MidConfig(80, 2, 3, 3, 3), MidConfig(96, 3, 1, 3, 4)),
+    (512, SKEW): (MidConfig(128, 2, 2, 3, 3), MidConfig(128, 3, 1, 3, 3)),
+    (64, 0.0): (MidConfig(16, 3, 2, 3, 5), MidConfig(24, 3, 2, 3, 4, 2)),
 }
 
 
@@ -178,6 +185,7 @@ def time_grouped(
     """Time `run` with work items of up to `rows` rows."""
     torch.manual_seed(tokens)
     num_experts = layers[0].num_experts
+    name = f"{name}, skew {skew}" if skew else name
     try:
         normed = torch.randn(tokens, HIDDEN, device="cuda").bfloat16()
         chosen = [choices(tokens, num_experts, skew) for _ in layers]
@@ -211,7 +219,7 @@ def time_mid(
         return experts_mid(normed, groups, layer, ALPHA, LIMIT, config=config)
 
     rows = config.rows_a_tile
-    time_grouped("experts_mid", layers, tokens, rows, run, astuple(config)[:6], repeats, skew)
+    time_grouped("experts_mid", layers, tokens, rows, run, astuple(config)[:7], repeats, skew)
 
 
 def time_many(layers: list[HopperExperts], tokens: int, repeats: int, skew: float) -> None:
@@ -260,10 +268,12 @@ def main() -> None:
         time_usual(layers, tokens, repeats, skew)
     if usual_only:
         return
-    for tokens, shapes in MID.items():
+    for tokens in SKEWED_TOKENS:
+        time_usual(layers, tokens, repeats, SKEW)
+    for (tokens, one_skew), shapes in MID.items():
         for mid in shapes:
             if time.monotonic() - begin < LATEST:
-                time_mid(layers, tokens, mid, repeats, skew)
+                time_mid(layers, tokens, mid, repeats, one_skew)
     for tokens in (256, 128, 64, 192, 8, 2, 32, 512) if options.only is None else ():
         for few in FEW[tokens]:
             if time.monotonic() - begin < LATEST:

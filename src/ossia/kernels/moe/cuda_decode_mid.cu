@@ -9,26 +9,27 @@
 // each of its rows from the L2 and its weights' 2,176 bytes a tile: with 6 tiles and 32 rows a
 // third more than the weights alone, which the L2 can give.
 //
-// Arithmetic, for a multiprocessor and 16 x 64 weights: some 70 instructions of a warp to unpack
-// them, and 4 products of (rows / 2) cycles for 64 x 64. At 32 rows each takes about half of the
-// time of the bytes, so they must overlap, with each other and with the copies.
+// Arithmetic, for a multiprocessor and 64 x 64 weights: some 90 instructions of each of four warps to
+// unpack them, and four products of (rows / 2) cycles. At 32 rows each takes about half of the time
+// of the bytes, so they must overlap, with each other and with the copies.
 //
-// Launch shape: one block a multiprocessor. All (item, tile of 64 weight rows) in a row are cut into
-// gridDim equal ranges; a block cuts its range, at the borders of items too, into units of up to
-// BLOCK_TILES tiles. So all blocks read the same number of bytes, within one tile.
+// Launch shape: one block a multiprocessor. All (item, tile of 64 weight rows) in a row are cut
+// into gridDim ranges that cost the same, within one tile; a block cuts its range, at the borders
+// of items too, into units of up to BLOCK_TILES tiles.
 //
 // The last four warps copy: one lane weights and scales, by the bulk copy engine, CHUNKS chunks of
 // 64 columns a stage; three warps rows of activations, in pieces of 16 bytes that are swizzled as
-// wgmma reads them. STAGES - 1 stages are on their way at any time, from one unit to the next too.
-// GROUPS warpgroups multiply; each takes every GROUPS-th tile of a unit, up to TILES. Weights are the
-// operand in registers: HALVES halves of a chunk are unpacked while the products of those before run. No split over columns and no atomics: a row's result depends on nothing else.
+// wgmma reads them. STAGES - 1 or more stages are on their way at any time, from one unit to the
+// next too. GROUPS warpgroups multiply; each takes every GROUPS-th tile of a unit, up to TILES.
+// Weights are the operand in registers: HALVES halves of a chunk are unpacked while the products of
+// those before run. No split over columns and no atomics: a row's result depends on nothing else.
 //
 // Rows and tiles that a unit does not have hold stale bytes in shared memory; they only reach
 // elements of the product that nobody stores.
 //
 // Macros: HIDDEN, INTERMEDIATE (multiples of 64), TOPK, N (see `columns`), GROUPS (2 to 4), TILES,
-// CHUNKS (divides HIDDEN / 64 and INTERMEDIATE / 64), STAGES, HALVES (1 or 2), and in tests
-// WAIT_LIMIT_NS.
+// CHUNKS (divides HIDDEN / 64 and INTERMEDIATE / 64), STAGES, HALVES (1 or 2), EVEN_ROWS
+// (rows up to which tiles cost the same), and in tests WAIT_LIMIT_NS.
 
 constexpr int GROUP_WARPS = 4;
 constexpr int CONSUMERS = GROUPS * GROUP_WARPS; // warps
@@ -49,16 +50,19 @@ constexpr int ROW_PIECES = ROW_BYTES / 16;
 constexpr int ROWS_A_COPY = WARP / ROW_PIECES;           // that a warp copies by one instruction
 constexpr int ROW_STEP = ROW_COPIERS * ROWS_A_COPY;      // 12: rows r and r + 24 are swizzled alike
 constexpr int ROW_STEPS = (N + ROW_STEP - 1) / ROW_STEP; // for all rows
-constexpr int GIVEN_REGISTERS = 40;                      // of a thread that copies
-constexpr int TAKEN_REGISTERS = GROUPS == 2 ? 232 : GROUPS == 3 ? 152 : 104;
+// Registers of a thread that copies and of one that multiplies, from what the launch has for all.
+constexpr int GIVEN_REGISTERS = GROUPS == 2 && N <= 96 ? 40 : 56;
+constexpr int TAKEN_REGISTERS = GROUPS == 4 ? 104 : GROUPS == 3 ? 152 : N <= 96 ? 232 : 224;
 static_assert(HIDDEN % BIG_TILE == 0 && INTERMEDIATE % BIG_TILE == 0, "tiles of 64 rows");
 static_assert(HIDDEN / CHUNK % CHUNKS == 0 && INTERMEDIATE / CHUNK % CHUNKS == 0, "whole stages");
 static_assert(GROUPS >= 2 && GROUPS <= 4 && STAGES >= 2, "launch shape");
 
-// The sizes of products: a unit takes the first that its rows fit. From SMALLEST on by SIZE_STEP.
-constexpr int SIZE_STEP = N <= 48 ? 8 : N <= 80 ? 16 : 32;
-constexpr int SMALLEST = N <= 16 ? 8 : N <= 48 ? N - 16 : N == 80 ? 48 : N == 128 ? 64 : 32;
-static_assert((N - SMALLEST) % SIZE_STEP == 0, "rows of an item");
+// The sizes of products: a unit takes the first that its rows fit. Each has a loop of its own, and
+// the compiler finds registers for a few only.
+constexpr int SMALLEST = N <= 16 ? 8 : N <= 48 ? N - 16 : N == 80 ? 48 : 32;
+__device__ constexpr int larger(int size) {
+  return N <= 48 ? size + 8 : N <= 80 || (TILES == 1 && size < 64) ? size + 16 : size + 32;
+}
 
 struct Item { // as `Groups.work` has it
   int expert, first_row, rows, zero;
@@ -85,10 +89,38 @@ template <int ALL_TILES> struct Units {
   const Item *work;
   int at, end; // in the row of all (item, tile)
 
+  // Called by whole warps.
   __device__ __forceinline__ Units(const Item *items, int num_work) : work(items) {
-    int all = num_work * ALL_TILES;
-    at = (int)blockIdx.x * all / (int)gridDim.x;
-    end = ((int)blockIdx.x + 1) * all / (int)gridDim.x;
+    long long part = blockIdx.x, parts = gridDim.x;
+    if (N <= EVEN_ROWS) {
+      at = part * num_work * ALL_TILES / parts;
+      end = (part + 1) * num_work * ALL_TILES / parts;
+      return;
+    }
+    int lane = fresh_thread() % WARP, sum = 0;
+    for (int i = lane; i < num_work; i += WARP) sum += cost(work[i].rows);
+    long long all = (long long)__reduce_add_sync(ALL_LANES, sum) * ALL_TILES;
+    int from = part * all / parts, to = (part + 1) * all / parts, done = 0;
+    at = end = 0;
+    for (int first = 0; first < num_work; first += WARP) {
+      int mine = first + lane < num_work ? cost(work[first + lane].rows) : 0, until = mine;
+#pragma unroll
+      for (int i = 1; i < WARP; i *= 2) {
+        int left = __shfl_up_sync(ALL_LANES, until, i);
+        if (lane >= i) until += left;
+      }
+      int start = done + (until - mine) * ALL_TILES; // of this lane's item
+      at += tiles_before(from - start, mine);
+      end += tiles_before(to - start, mine);
+      done += __shfl_sync(ALL_LANES, until, WARP - 1) * ALL_TILES;
+    }
+    at = __reduce_add_sync(ALL_LANES, at);
+    end = __reduce_add_sync(ALL_LANES, end);
+  }
+  // Of a tile: up to EVEN_ROWS rows the bytes of its weights are the limit, then the products.
+  __device__ __forceinline__ static int cost(int rows) { return EVEN_ROWS + max(rows, EVEN_ROWS); }
+  __device__ __forceinline__ static int tiles_before(int distance, int tile_cost) {
+    return tile_cost == 0 ? 0 : min(max(distance, 0) / tile_cost, ALL_TILES);
   }
   __device__ __forceinline__ Unit next() {
     Unit unit = {};
@@ -132,8 +164,8 @@ template <bool GATE_UP> struct Experts {
     }
     // mid_down may read the work items before the wait: mid_gate_up, the only kernel that may still
     // run, let it start after the kernels before had ended.
+    Units<ALL_TILES> units(work, *num_work);
     if (elect()) {
-      Units<ALL_TILES> units(work, *num_work);
       Place place;
       for (Unit unit = units.next(); unit.tiles > 0; unit = units.next()) {
         long long tile = ((long long)unit.item.expert * ALL_TILES + unit.first) * GROUP_WARPS;
@@ -219,8 +251,8 @@ template <bool GATE_UP> struct Experts {
     u32 words_at = ring + WORDS_AT + warp * TILE_BYTES + lane * 16;
     u32 scales_at = ring + SCALES_AT + warp * SCALE_BYTES + lane / 4 * 4;
     u32 a[2][8 * PARTS];
-    // Written here and not left to the first products: registers without a first value would be kept
-    // for the whole kernel, those of every size.
+    // Written here and not left to the first products: registers without a first value would be
+    // kept for the whole kernel, those of every size.
 #pragma unroll
     for (int m = 0; m < NT; m++) {
 #pragma unroll
@@ -232,7 +264,7 @@ template <bool GATE_UP> struct Experts {
                                 scales_at + place.stage * SCALES_SIZE);
     unpack_half<0>(packed, a[0]);
     if (PARTS == 2) unpack_half<1>(packed, a[0] + 8 * (PARTS - 1));
-    u32 before = 0; // the barrier of the stage whose products may still run
+    u32 before = 0; // the barrier of the stage whose products may still run, if any
 #pragma unroll 1
     for (int step = 0; step < STEPS; step++) {
       u32 rows = describe(ring + place.stage * ROWS_SIZE);
@@ -249,25 +281,30 @@ template <bool GATE_UP> struct Experts {
                            rows + (chunk * N * ROW_BYTES + (2 * half + k) * 32) / 16);
         }
         end_products();
-        // The weights of the next tile of this chunk, or of the next chunk, are read early.
-        bool crosses = half == 0 && pair + 1 == PAIRS; // into the next stage
-        if (half == 0 && !crosses) {
-          int tile_next = (pair + 1) % NT * NEXT_TILE, chunk_next = (pair + 1) / NT;
-          next = load_packed(words + tile_next * TILE_BYTES + chunk_next * (WARP * 16),
-                             stage_scales + tile_next * SCALE_BYTES + chunk_next * 32);
-        }
-        wait_for_products<1>();
-        if (i == 0 && step > 0) release(before);
-        if (crosses) {
+        bool last = i + 1 == STEP_GROUPS; // of the stage
+        if (last) {
           place.advance();
-          if (step + 1 < STEPS) {
+          bool ready = __all_sync(ALL_LANES, phase_ended(full(place.stage), place.parity));
+          if (step + 1 < STEPS && !ready) {
+            // Nothing to do: the copies can have this stage now.
+            wait_for_products<0>();
+            release(now);
+            now = 0;
             wait_until(full(place.stage), place.parity);
-            see_copies();
           }
+          see_copies();
           // After the last stage this reads what nobody uses.
           next = load_packed(words_at + place.stage * WORDS_SIZE,
                              scales_at + place.stage * SCALES_SIZE);
+        } else if (half == 0) {
+          // The weights of the next tile of this chunk, or of the next chunk, are read early.
+          int tile_next = (pair + 1) % NT * NEXT_TILE, chunk_next = (pair + 1) / NT;
+          if (pair + 1 < PAIRS)
+            next = load_packed(words + tile_next * TILE_BYTES + chunk_next * (WARP * 16),
+                               stage_scales + tile_next * SCALE_BYTES + chunk_next * 32);
         }
+        wait_for_products<1>();
+        if (i == 0 && before != 0) release(before);
         if (PARTS == 1 && half == 0) {
           unpack_half<1>(packed, a[(i + 1) % 2]);
         } else {
@@ -284,7 +321,7 @@ template <bool GATE_UP> struct Experts {
 #pragma unroll
       for (int i = 0; i < NS / 2; i++) asm volatile("" : "+f"(d[m][i])::"memory");
     }
-    release(before);
+    if (before != 0) release(before);
   }
 
   // Products to h or y.
@@ -301,7 +338,8 @@ template <bool GATE_UP> struct Experts {
         pairs[i] = pair_of_row[item.first_row + min(i * WARP + lane, item.rows - 1)];
 #pragma unroll
       for (int m = 0; m < NT; m++) {
-        const u16 *from = bias + (long long)item.expert * ROWS + (first_tile + m * CONSUMERS) * TILE;
+        const u16 *from =
+            bias + (long long)item.expert * ROWS + (first_tile + m * CONSUMERS) * TILE;
         biases[m] = GATE_UP ? reinterpret_cast<const u32 *>(from)[g] : from[g] | from[g + 8] << 16;
       }
     }
@@ -346,10 +384,11 @@ template <bool GATE_UP> struct Experts {
     work_on<N, NT>(unit, place);
   }
 
-  template <int NS> __device__ __forceinline__ void take_rows(const Unit &unit, Place &place) const {
+  template <int NS>
+  __device__ __forceinline__ void take_rows(const Unit &unit, Place &place) const {
     if constexpr (NS < N) {
       if (unit.item.rows > NS) {
-        take_rows<NS + SIZE_STEP>(unit, place);
+        take_rows<larger(NS)>(unit, place);
         return;
       }
     }

@@ -46,6 +46,7 @@ class MidConfig:
     chunks: int  # of 64 columns in a stage; must divide the chunks of both matrices
     stages: int
     halves: int = 1  # of a chunk that are unpacked and multiplied at a time, 1 or 2
+    even_rows: int = 64  # up to which tiles of an item cost the same when work is divided
     wait_limit_ns: int = 0  # in tests: a wait that takes longer ends the kernel with an error
 
     @property
@@ -67,14 +68,13 @@ class MidConfig:
 
 
 def mid_rows_a_tile(tokens: int, k: int, num_experts: int) -> int:
-    """The `rows_a_tile` for `group`: room for three standard deviations above the mean load.
+    """The `rows_a_tile` for `group`: room for two and a half times the mean load of an expert.
 
-    The load of an expert is taken as binomial. A second work item of an expert unpacks the
-    expert's weights again; room that an item does not use costs shared memory only.
+    Routing is uneven. A second work item of an expert reads and unpacks the expert's weights again;
+    room that an item does not use costs shared memory only.
     """
-    share = min(k / num_experts, 1.0)
-    wanted = tokens * share + 3 * math.sqrt(tokens * share * (1 - share))
-    return next((n for n in (16, 24, 32, 48, 64, 96) if wanted <= n), 96)
+    wanted = 2.5 * tokens * k / num_experts
+    return next((n for n in (24, 32, 48, 64) if wanted <= n), 96)
 
 
 def mid_config(rows: int, hidden: int, intermediate: int) -> MidConfig:
@@ -192,6 +192,7 @@ def mid_source(
         "CHUNKS": config.chunks,
         "STAGES": config.stages,
         "HALVES": config.halves,
+        "EVEN_ROWS": config.even_rows,
     }
     if config.wait_limit_ns:
         defines["WAIT_LIMIT_NS"] = f"{config.wait_limit_ns}ull"

@@ -36,8 +36,8 @@ __device__ __forceinline__ void see_copies() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// The thread's number, read anew: what is derived from it is then computed where it is used and does
-// not take registers of the main loop.
+// The thread's number, read anew: what is derived from it is then computed where it is used and
+// does not take registers of the main loop.
 __device__ __forceinline__ int fresh_thread() {
   int thread;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
@@ -104,7 +104,7 @@ template <int COLUMNS> struct Product;
 #define DEFINE_PRODUCT(COLUMNS, SUMS, A0, A1, A2, A3, B)                                           \
   template <> struct Product<COLUMNS> {                                                            \
     static __device__ __forceinline__ void run(float (&d)[COLUMNS / 2], const u32 *a, u32 b) {     \
-      asm volatile("{\n.reg .b64 rows;\nmov.b64 rows, {" B ", " DESCRIPTION_HIGH "};\n"             \
+      asm volatile("{\n.reg .b64 rows;\nmov.b64 rows, {" B ", " DESCRIPTION_HIGH "};\n"           \
                    "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k16.f32.bf16.bf16 "               \
                    "{" REGISTERS_##SUMS "}, {" A0 "," A1 "," A2 "," A3 "}, rows, 1, 1, 1, 0;\n}"   \
                    : SUMS_##SUMS                                                                   \
