@@ -13,6 +13,7 @@ from typing import Any
 
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 _ALIGNMENT = 16  # bytes, and the divisor of integers: Triton compiles other variants below
 _INT32 = range(-(2**31), 2**31)
@@ -78,4 +79,6 @@ def _kind(argument: object) -> tuple[object, ...] | None:
         return (argument,)
     if isinstance(argument, int):
         return (argument == 1, argument % _ALIGNMENT == 0, argument in _INT32)
+    if isinstance(argument, TensorDescriptor):
+        return (argument.base.dtype, *argument.block_shape)
     return (float,) if isinstance(argument, float) else None

@@ -25,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ossia.kernels.attention.interface import Attend, write_cache
+from ossia.kernels.fast_launch import fast_jit
 from ossia.model.batch import LayerCache, PagedBatch
 
 KEYS = 64  # keys a program loads at a time
@@ -81,7 +82,7 @@ _LOG2_E = 1.4426950408889634  # exp(x) = exp2(x * log2(e)), and exp2 is one inst
 LOG2_E = tl.constexpr(_LOG2_E)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@fast_jit()
 def _attend(  # type: ignore[no-untyped-def]
     q_ptr,  # [tokens, HEADS, HEAD_DIM]
     key_ptr,  # [pages, PAGE, KV_HEADS, HEAD_DIM]

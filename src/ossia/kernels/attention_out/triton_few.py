@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_few import (
     FewShape,
     ask_ahead,
@@ -121,7 +122,7 @@ def add_residual(
     )
 
 
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["count"])
 def _project_few(  # type: ignore[no-untyped-def]
     weight,  # [HIDDEN, INPUTS], or a descriptor of it
     weight_ptr,  # the tensor itself
@@ -178,7 +179,7 @@ def _project_few(  # type: ignore[no-untyped-def]
         tl.store(out_ptr + at, total.to(out_ptr.dtype.element_ty), mask=present)
 
 
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["count"])
 def _add(  # type: ignore[no-untyped-def]
     partial_ptr,  # [SPLITS, count, HIDDEN]
     x_ptr,  # [count, HIDDEN]

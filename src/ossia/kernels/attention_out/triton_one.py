@@ -11,11 +11,11 @@ loads of 16 bytes a thread; four rows a program, 720 programs, of which an H100 
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import (
     MatVecShape,
     load_rows,
@@ -66,7 +66,7 @@ def project_out_one(
     return out
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@fast_jit()
 def _project_out_one(  # type: ignore[no-untyped-def]
     x_ptr,  # [hidden]
     mixed_ptr,  # [INPUTS]

@@ -11,11 +11,11 @@ or half as many of 128 rows and up to 64 tokens.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_few import FewShape, ask_ahead, product, sources
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.kernels.rms_norm.triton_norm import rms_norm
@@ -85,7 +85,7 @@ def logits_few(
     return logits
 
 
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["count"])
 def _logits(  # type: ignore[no-untyped-def]
     weight,  # [vocab, HIDDEN], or a descriptor of it
     weight_ptr,  # the tensor itself

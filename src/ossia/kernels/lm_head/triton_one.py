@@ -11,11 +11,11 @@ program: 46 KB in flight for each of the programs on a multiprocessor.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import (
     MatVecShape,
     load_rows,
@@ -68,7 +68,7 @@ def logits_one(
     return logits
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@fast_jit()
 def _logits_one(  # type: ignore[no-untyped-def]
     x_ptr,  # [HIDDEN]
     norm_ptr,  # [HIDDEN]

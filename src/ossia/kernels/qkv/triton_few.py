@@ -17,11 +17,11 @@ the partial sums and does the rest.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_few import (
     FewShape,
     ask_ahead,
@@ -141,7 +141,7 @@ def project_normed_few(
     return q
 
 
-@triton.jit(do_not_specialize=["count", "position_ptr", "slot_ptr"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["count", "position_ptr", "slot_ptr"])
 def _project_few(  # type: ignore[no-untyped-def]
     weight,  # [(HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN], or a descriptor of it
     weight_ptr,  # the tensor itself

@@ -15,11 +15,11 @@ the results where they belong: queries to `q`, keys and values to the token's sl
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import (
     MatVecShape,
     load_rows,
@@ -91,7 +91,7 @@ def project_qkv_one(
 
 
 # positions and slots may be parts of larger tensors, at any alignment: one kernel serves all.
-@triton.jit(do_not_specialize=["position_ptr", "slot_ptr"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["position_ptr", "slot_ptr"])
 def _project_qkv_one(  # type: ignore[no-untyped-def]
     x_ptr,  # [HIDDEN]
     norm_ptr,  # [HIDDEN]

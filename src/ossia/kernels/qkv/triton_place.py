@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.model.batch import LayerCache
 
@@ -73,7 +74,7 @@ def place_heads(
     )
 
 
-@triton.jit(do_not_specialize=["count", "position_ptr", "slot_ptr"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["count", "position_ptr", "slot_ptr"])
 def _place(  # type: ignore[no-untyped-def]
     projected_ptr,  # [SPLITS, count, (HEADS + 2 * KV_HEADS) * HEAD_DIM]
     bias_ptr,  # [(HEADS + 2 * KV_HEADS) * HEAD_DIM], if BIAS

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import pdl_options
 
 
@@ -59,7 +60,7 @@ def combine(
     return out, normed
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@fast_jit()
 def _combine(  # type: ignore[no-untyped-def]
     x_ptr,  # [tokens, HIDDEN]
     y_ptr,  # [tokens * CHOICES, HIDDEN]

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import load_rows, load_vector, pdl_options, product
 from ossia.kernels.router.cuda_route import fits, route_and_group_cuda
 from ossia.kernels.router.groups import Groups
@@ -144,7 +145,7 @@ def route_logits(
     return normed, logits
 
 
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["count"])
 def _logits(  # type: ignore[no-untyped-def]
     x_ptr,  # [count, HIDDEN]
     norm_ptr,  # [HIDDEN]
@@ -191,7 +192,7 @@ def _logits(  # type: ignore[no-untyped-def]
                 tl.store(normed_ptr + token * HIDDEN + k, normed[j], mask=k < HIDDEN)
 
 
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["count"])
 def _choose(  # type: ignore[no-untyped-def]
     logit_ptr,  # float32 [count, EXPERTS]
     share_ptr,  # float32 [count, CHOICES]

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.kernels.router.groups import Groups, max_work
 from ossia.kernels.thresholds import GROUP_FEW_PAIRS, GROUP_SOME_PAIRS
@@ -85,7 +86,7 @@ def default_block(pairs: int) -> tuple[int, int]:
     return next((block for most, block in BLOCKS.items() if pairs <= most), MANY_PAIRS)
 
 
-@triton.jit(do_not_specialize=["pairs"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["pairs"])
 def _group(  # type: ignore[no-untyped-def]
     chosen_ptr,  # int32 [pairs]
     offset_ptr,  # int32 [EXPERTS + 1]

@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import pdl_options
 from ossia.kernels.router.reference import Routed
 from ossia.kernels.thresholds import ROUTE_LARGE_TILES
@@ -95,7 +96,7 @@ def route_many(
     return Routed(normed, shares, chosen)
 
 
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+@fast_jit(do_not_specialize=["count"])
 def _route(  # type: ignore[no-untyped-def]
     x_ptr,  # [count, HIDDEN]
     norm_ptr,  # [HIDDEN]

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ossia.kernels.fast_launch import fast_jit
 from ossia.kernels.linear.triton_one import pdl_options
 
 DEFAULT_WARPS = 8
@@ -68,7 +69,7 @@ def route_one(
     return normed, logits
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@fast_jit()
 def _route_one(  # type: ignore[no-untyped-def]
     x_ptr,  # [HIDDEN]
     norm_ptr,  # [HIDDEN]
