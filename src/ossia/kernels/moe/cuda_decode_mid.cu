@@ -9,7 +9,7 @@
 // each of its rows from the L2 and its weights' 2,176 bytes a tile: with 6 tiles and 32 rows a
 // third more than the weights alone, which the L2 can give.
 //
-// Arithmetic, for a multiprocessor and 64 x 64 weights: some 90 instructions of each of four warps to
+// Arithmetic, for a multiprocessor and 64 x 64 weights: some 90 instructions of each of 4 warps to
 // unpack them, and four products of (rows / 2) cycles. At 32 rows each takes about half of the time
 // of the bytes, so they must overlap, with each other and with the copies.
 //

@@ -140,7 +140,7 @@ def experts_mid(
     h = torch.empty(pairs, intermediate, dtype=torch.bfloat16, device=device)
     y = torch.empty(pairs, hidden, dtype=torch.bfloat16, device=device)
     items = max_work(pairs, experts.num_experts, config.rows_a_tile)
-    blocks = torch.cuda.get_device_properties(device).multi_processor_count
+    blocks = _multiprocessors(device.index)
     plan = (
         groups.pair_of_row.data_ptr(),
         groups.work.data_ptr(),
@@ -213,3 +213,8 @@ def _kernels(
         )
 
     return kernel("mid_gate_up", "PPPPPPPPfff"), kernel("mid_down", "PPPPPPPPf")
+
+
+@functools.cache
+def _multiprocessors(device_index: int) -> int:
+    return torch.cuda.get_device_properties(device_index).multi_processor_count
