@@ -32,7 +32,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-KERNELS = ("dense_one", "dense_few", "moe_decode", "moe_prefill", "attention", "sampling")
+KERNELS = ("dense_one", "dense_few", "route", "moe_decode", "moe_prefill", "attention", "sampling")
 DECODE = (1, 8, 32, 64, 128, 256)
 FIRST_ORDINARY, LAST_ORDINARY = 1000, 190_000  # token ids of prompts
 

@@ -5,8 +5,7 @@
 Prints a line of JSON for each configuration, the expected best first; what does not fit the time
 is left out, and named in the last line. Every layer has weights of its own, so that they come from
 memory. The floor is the bytes to move at 3.0 TB/s, or the operations at 700 TFLOP/s if that is
-more. `--quick` tries the defaults and the library only. `dense_mid.py` has the kernels of 65 to 256
-tokens.
+more. `--quick` tries the defaults and the library only. `route.py` has the router.
 """
 
 from __future__ import annotations

@@ -15,9 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ossia.kernels.attention_out.cuda_mid import default_shape, fits, project_out_mid
 from ossia.kernels.attention_out.triton_few import add_residual
-from ossia.kernels.thresholds import OUT_ADD_TOKENS, OUT_MID_TOKENS
+from ossia.kernels.thresholds import OUT_ADD_TOKENS
 
 
 def project_out_many(
@@ -25,24 +24,12 @@ def project_out_many(
 ) -> Tensor:
     """`reference.project_out` for any number of tokens; the result is a new tensor.
 
-    On Hopper `cuda_mid.py` takes up to `OUT_MID_TOKENS` of them.
-
     Args:
         x: [tokens, hidden]. All tensors are contiguous.
         mixed: [tokens, heads * head_dim] or [tokens, heads, head_dim].
         weight, bias: see the reference.
-        pdl: launch our kernels before the ones ahead have ended (Hopper and later).
+        pdl: launch the addition before the product has ended (Hopper and later).
     """
-    tokens = len(x)
-    if tokens <= OUT_MID_TOKENS and fits(mixed.view(tokens, -1), weight, default_shape(tokens)):
-        return project_out_mid(x, mixed, weight, bias, pdl=pdl)
-    return project_out_library(x, mixed, weight, bias, pdl=pdl)
-
-
-def project_out_library(
-    x: Tensor, mixed: Tensor, weight: Tensor, bias: Tensor, *, pdl: bool = False
-) -> Tensor:
-    """The same by the library's product, whatever the number of tokens."""
     tokens = len(x)
     if pdl and tokens <= OUT_ADD_TOKENS:
         projected = torch.mm(mixed.view(tokens, -1), weight.t())  # [tokens, hidden]

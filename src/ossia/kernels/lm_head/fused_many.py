@@ -9,10 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ossia.kernels.lm_head.cuda_mid import default_shape, fits, logits_mid
 from ossia.kernels.lm_head.triton_few import MOST_ROWS_A_TILE, logits_few
 from ossia.kernels.rms_norm.triton_norm import rms_norm
-from ossia.kernels.thresholds import HEAD_FEW_ROWS, HEAD_MID_ROWS
+from ossia.kernels.thresholds import HEAD_FEW_ROWS
 
 
 def logits_many(
@@ -36,8 +35,6 @@ def logits_many(
     """
     if len(x) <= HEAD_FEW_ROWS and len(weight) % MOST_ROWS_A_TILE == 0:
         return logits_few(x, norm, eps, weight, pdl=pdl, out=out)
-    if len(x) <= HEAD_MID_ROWS and fits(x, weight, default_shape(len(x))):
-        return logits_mid(x, norm, eps, weight, pdl=pdl, out=out)
     return logits_library(x, norm, eps, weight, pdl=pdl, out=out)
 
 

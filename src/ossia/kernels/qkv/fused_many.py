@@ -9,10 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ossia.kernels.qkv.cuda_mid import default_shape, fits, project_normed_mid
 from ossia.kernels.qkv.triton_place import place_heads
 from ossia.kernels.rms_norm.triton_norm import rms_norm
-from ossia.kernels.thresholds import QKV_MID_TOKENS
 from ossia.model.batch import LayerCache
 
 
@@ -55,27 +53,7 @@ def project_normed_many(
     *,
     pdl: bool = False,
 ) -> Tensor:
-    """The same for rows that were normed already: `combine` can do that on the way.
-
-    On Hopper `cuda_mid.py` takes up to `QKV_MID_TOKENS` of them.
-    """
-    if len(normed) <= QKV_MID_TOKENS and fits(normed, weight, cache, default_shape(len(normed))):
-        return project_normed_mid(normed, weight, bias, positions, slots, cos_sin, cache, pdl=pdl)
-    return project_normed_library(normed, weight, bias, positions, slots, cos_sin, cache, pdl=pdl)
-
-
-def project_normed_library(
-    normed: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    positions: Tensor,
-    slots: Tensor,
-    cos_sin: Tensor,
-    cache: LayerCache,
-    *,
-    pdl: bool = False,
-) -> Tensor:
-    """The same by the library's product, whatever the number of tokens."""
+    """The same for rows that were normed already: `combine` can do that on the way."""
     kv_heads, head_dim = cache.keys.shape[2:]
     heads = len(weight) // head_dim - 2 * kv_heads
     projected = torch.addmm(bias, normed, weight.t())  # [tokens, (heads + 2 kv_heads) head_dim]

@@ -125,7 +125,7 @@ def route_and_group_cuda(
     grid = (blocks, min(tiles, max(1, run.multiprocessors // blocks)))
     inputs = tuple(tensor.data_ptr() for tensor in (x, norm, weight, bias, normed))
     if fused is None:
-        fused = tokens <= ROUTE_FUSED_TOKENS
+        fused = tokens in ROUTE_FUSED_TOKENS
     if fused:
         assert tokens <= FUSED_TOKENS
         assert tiles <= MOST_TILES * grid[1]
