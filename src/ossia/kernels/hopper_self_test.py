@@ -28,9 +28,9 @@ from ossia.kernels.hopper import HopperKernels
 from ossia.kernels.lm_head.fused_many import logits_many
 from ossia.kernels.lm_head.triton_one import logits_one
 from ossia.kernels.moe import reference as moe_reference
-from ossia.kernels.moe.cuda_decode import experts_few, experts_one, rows_a_tile
-from ossia.kernels.moe.cuda_prefill import experts_many, prefill_rows_a_tile
+from ossia.kernels.moe.cuda_decode import experts_one
 from ossia.kernels.moe.hopper_layout import HopperExperts, to_hopper
+from ossia.kernels.moe.hopper_plan import all_plans, compile_plans, plan_experts, run_plan
 from ossia.kernels.qkv import reference as qkv_reference
 from ossia.kernels.qkv.fused_many import project_qkv_many
 from ossia.kernels.qkv.triton_few import project_qkv_few
@@ -40,7 +40,7 @@ from ossia.kernels.router import reference as router_reference
 from ossia.kernels.router.triton_combine import combine
 from ossia.kernels.router.triton_few import route_and_group
 from ossia.kernels.router.triton_one import route_one
-from ossia.kernels.thresholds import EXPERTS_FEW_TOKENS, OUT_FEW_TOKENS, QKV_FEW_TOKENS
+from ossia.kernels.thresholds import OUT_FEW_TOKENS, QKV_FEW_TOKENS
 from ossia.model.batch import LayerCache, PagedBatch
 from ossia.model.rotary import RotaryEmbedding
 from ossia.model.weights import ExpertWeights
@@ -51,8 +51,7 @@ TOLERANCE = 1.5e-2
 # Tokens of a step: each takes another of the variants that kernels are compiled in.
 DECODING = (1, 3, 20, 40, 100, 200)
 PROMPT = 600
-# Tokens for each expert, and at least, that make the experts take their largest tiles.
-LARGE_STEP_AN_EXPERT, LARGE_STEP = 57, 2100
+LARGE_STEP = 2100  # from 2,048 tokens on the router takes larger tiles
 PAGE_SIZE = 16
 VOCAB = 1024
 
@@ -76,6 +75,7 @@ def warm_up(
     Raises:
         StartupError: a kernel gives wrong numbers; names it.
     """
+    compile_plans(model, max_tokens)
     with torch.inference_mode():
         layer = _Layer(hopper, model, device)
         for tokens in DECODING:
@@ -83,9 +83,9 @@ def warm_up(
                 yield from layer.check_decode(tokens)
         if max_tokens >= PROMPT:
             yield from layer.check_prompt(PROMPT)
-        large = max(LARGE_STEP, LARGE_STEP_AN_EXPERT * model.num_experts)
-        if max_tokens >= large:
-            yield from layer.check_experts(large)
+        plans = all_plans(max_tokens, model.experts_per_token, model.num_experts)
+        for tokens in sorted({*plans.values(), min(max_tokens, LARGE_STEP)}):
+            yield from layer.check_experts(tokens)
         torch.cuda.synchronize(device)
 
 
@@ -233,18 +233,11 @@ class _Layer:
             out = experts_one(x, normed, logits, self._placed, k, alpha, limit, pdl=pdl)
             shares, chosen = truth.shares, truth.chosen
         else:
-            few = tokens <= EXPERTS_FEW_TOKENS
-            if few:
-                tile = rows_a_tile(tokens, k, c.num_experts)
-            else:
-                tile = prefill_rows_a_tile(tokens * k, c.num_experts)
-            routed, groups = route_and_group(x, *router, k, tile, pdl=pdl)
+            plan = plan_experts(tokens, k, c.num_experts)
+            routed, groups = route_and_group(x, *router, k, plan.rows_a_tile, pdl=pdl)
             normed, shares, chosen = routed.normed, routed.shares, routed.chosen
             yield self._compare("router", tokens, shares.sort().values, truth.shares.sort().values)
-            if few:
-                y = experts_few(normed, groups, self._placed, alpha, limit, pdl=pdl)
-            else:
-                y = experts_many(normed, groups, self._placed, alpha, limit)
+            y = run_plan(plan, normed, groups, self._placed, alpha, limit, pdl=pdl)
             out, next_normed = combine(x, y, shares, self._norm, c.rms_norm_eps, pdl=pdl)
             assert next_normed is not None
             normed_truth = rms_norm(out, self._norm, c.rms_norm_eps)

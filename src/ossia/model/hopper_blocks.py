@@ -4,9 +4,9 @@ How many tokens a step has decides which kernels run. One token: matrix-vector p
 each weight once, the norm folded in. Few: the weights are streamed through the tensor cores and
 stay packed. Many: the library's matrix products, and experts in tiles of 256 rows.
 
-    tokens          1                 2 .. 64        65 .. 256       more
+    tokens          1                 2 .. 64        65 .. 512       more
     qkv, out        triton_one        triton_few     fused_many      fused_many
-    experts         experts_one       experts_few    experts_few     experts_many
+    experts         experts_one       as `moe/hopper_plan.py` says: few, mid, many
 
 All but steps with prompts can be captured in a CUDA graph.
 """
@@ -28,9 +28,9 @@ from ossia.kernels.attention_out.triton_one import project_out_one
 from ossia.kernels.hopper import HopperKernels
 from ossia.kernels.lm_head.fused_many import logits_many
 from ossia.kernels.lm_head.triton_one import logits_one
-from ossia.kernels.moe.cuda_decode import experts_few, experts_one, rows_a_tile
-from ossia.kernels.moe.cuda_prefill import experts_many, prefill_rows_a_tile
+from ossia.kernels.moe.cuda_decode import experts_one
 from ossia.kernels.moe.hopper_layout import HopperExperts
+from ossia.kernels.moe.hopper_plan import ExpertsPlan, plan_experts, run_plan
 from ossia.kernels.qkv.fused_many import project_normed_many
 from ossia.kernels.qkv.triton_few import project_normed_few
 from ossia.kernels.qkv.triton_one import project_qkv_one
@@ -39,7 +39,6 @@ from ossia.kernels.router.triton_combine import combine
 from ossia.kernels.router.triton_few import route_and_group
 from ossia.kernels.router.triton_one import route_one
 from ossia.kernels.thresholds import (
-    EXPERTS_FEW_TOKENS,
     HEAD_FEW_ROWS,
     OUT_FEW_TOKENS,
     QKV_FEW_TOKENS,
@@ -58,6 +57,7 @@ class HopperStep:
     batch: ForwardBatch
     tokens: int
     decodes: bool  # every sequence has one token
+    experts: ExpertsPlan  # of two and more tokens
     normed: Tensor | None = None  # x as the next layer norms it, where the last one could
 
 
@@ -84,7 +84,9 @@ class HopperBlocks:
     def begin(self, batch: ForwardBatch, page_size: int) -> HopperStep:
         """See `Blocks`."""
         del page_size
-        return HopperStep(batch, len(batch.positions), batch.full.max_query_len == 1)
+        c, tokens = self._config, len(batch.positions)
+        plan = plan_experts(tokens, c.experts_per_token, c.num_experts)
+        return HopperStep(batch, tokens, batch.full.max_query_len == 1, plan)
 
     def attention(self, layer: int, x: Tensor, step: HopperStep, cache: LayerCache) -> Tensor:
         """See `Blocks`."""
@@ -141,16 +143,9 @@ class HopperBlocks:
         if step.tokens == 1:
             normed, logits = route_one(x, *router, pdl=self._pdl)
             return experts_one(x, normed, logits, experts, k, alpha, limit, pdl=self._pdl)
-        few = step.tokens <= EXPERTS_FEW_TOKENS
-        if few:
-            tile = rows_a_tile(step.tokens, k, c.num_experts)
-        else:
-            tile = prefill_rows_a_tile(step.tokens * k, c.num_experts)
-        routed, groups = route_and_group(x, *router, k, tile, pdl=self._pdl)
-        if few:
-            y = experts_few(routed.normed, groups, experts, alpha, limit, pdl=self._pdl)
-        else:
-            y = experts_many(routed.normed, groups, experts, alpha, limit)
+        plan = step.experts
+        routed, groups = route_and_group(x, *router, k, plan.rows_a_tile, pdl=self._pdl)
+        y = run_plan(plan, routed.normed, groups, experts, alpha, limit, pdl=self._pdl)
         following = self._weights.layers[layer + 1].input_norm if layer + 1 < c.num_layers else None
         x, step.normed = combine(x, y, routed.shares, following, c.rms_norm_eps, pdl=self._pdl)
         return x
