@@ -20,7 +20,7 @@ from ossia.checkpoint.load import load_weights
 from ossia.checkpoint.resolve import resolve_model
 from ossia.config import EngineConfig
 from ossia.engine.core import EngineCore
-from ossia.engine.decode_graphs import DecodeGraphs
+from ossia.engine.step_graphs import StepGraphs
 from ossia.engine.messages import Generate
 from ossia.engine.start import start_engine
 from ossia.kernels.select import select_kernels
@@ -170,7 +170,7 @@ def test_greedy_tokens_are_the_references_where_the_gap_allows(
     prompts = [torch.randint(1000, 190_000, (n,), generator=make).tolist() for n in lengths]
     graphs = generate(core, prompts, new)
     # The choices can only be seen where the step is not replayed; its tokens must be the same.
-    monkeypatch.setattr(DecodeGraphs, "run", lambda self, rows: self._step(rows))
+    monkeypatch.setattr(StepGraphs, "run", lambda self, rows: self._step(rows))
     choices = Choices(monkeypatch, 24, 4)
     found = generate(core, prompts, new)
     assert found == graphs

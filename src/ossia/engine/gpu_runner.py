@@ -1,8 +1,9 @@
 """Runs steps on a GPU, one of them always in its queue.
 
-Decoding steps replay a CUDA graph; steps with prompts are launched operation by operation, which
-takes the GPU far longer than the host. The host sends one small record a row, and never waits but
-for the tokens of the step before: tokens go from the sampler to the next step on the device.
+Decoding steps replay a CUDA graph, and so do steps with prompts of few tokens. Larger ones are
+launched operation by operation, which takes the GPU far longer than the host. For each row that
+decodes the host sends one small record, and it never waits but for the tokens of the step before:
+tokens go from the sampler to the next step on the device.
 
     start:   records -> device;  begin_decode, layers, logits      (a graph)
     sample:  masks (while the network runs), the sampler's launches, tokens -> host
@@ -19,12 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ossia.engine.decode_graphs import DecodeGraphs
 from ossia.engine.device_sampler import DeviceSampler, Sampling
 from ossia.engine.kv_cache import CacheConfig, SequencePages
 from ossia.engine.mask_worker import MaskWorker
 from ossia.engine.runner import allocate_caches, build_batch
 from ossia.engine.sampling_state import SamplingState
+from ossia.engine.small_steps import SIZES, SmallSteps
+from ossia.engine.step_graphs import StepGraphs, buckets
 from ossia.engine.step_plan import ScheduledSequence
 from ossia.engine.step_runner import StepResult
 from ossia.kernels.decode_step.reference import (
@@ -67,8 +69,19 @@ class GpuRunner:
         max_seqs: int,
         max_model_len: int,
         capturable: bool,
+        prompts_capturable: bool,
     ) -> None:
-        """`capturable` says whether the model's kernels can live in a CUDA graph."""
+        """
+        Args:
+            model: on the device.
+            cache: sizes of the pools of pages.
+            masks: of grammars.
+            device: a CUDA device.
+            max_seqs: sequences that run at a time.
+            max_model_len: tokens in the longest.
+            capturable: whether decoding steps can live in a CUDA graph.
+            prompts_capturable: whether steps with prompts can.
+        """
         self.masks = masks
         self.model_seconds = 0.0
         self._model = model
@@ -100,7 +113,10 @@ class GpuRunner:
         self._window_reach = cache.window_reach
         vocab = model.config.vocab_size
         self._logits = torch.empty(max_seqs, vocab, dtype=torch.float32, device=device)
-        self._graphs = DecodeGraphs(self._decode, max_seqs, capturable=capturable)
+        self._graphs = StepGraphs(self._decode, buckets(max_seqs), capturable=capturable)
+        self._small = SmallSteps(cache, self._tables, self._last_tokens, device)
+        self._small_graphs = StepGraphs(self._small_step, SIZES, capturable=prompts_capturable)
+        self._prompts_capturable = prompts_capturable
         greedy = SamplingParams(temperature=0.0)
         self._nobody = SamplingState(greedy, seed=0, prompt=(), stop_token_ids=())
 
@@ -153,13 +169,23 @@ class GpuRunner:
         """Capture one more graph, on rows of padding."""
         rows = self._graphs.missing()
         if rows is None:
-            return False
+            return self._prepare_small()
         with torch.cuda.stream(self._stream):
             # Token 0 at position 0 of seat 0, its keys in the scratch page.
             self._buffers.records.zero_()
             self._buffers.records[:, NEW_PAGE] = -1
             self._buffers.records[:, PADDING] = 1
             self._graphs.run(rows)
+            self._stream.synchronize()
+        return True
+
+    def _prepare_small(self) -> bool:
+        tokens = self._small_graphs.missing()
+        if tokens is None:
+            return False
+        with torch.cuda.stream(self._stream):
+            self._small.fill((), tokens)
+            self._small_graphs.run(tokens)
             self._stream.synchronize()
         return True
 
@@ -228,6 +254,30 @@ class GpuRunner:
         return self._model.logits(x, self._logits)
 
     def _start_mixed(self, sequences: Sequence[ScheduledSequence]) -> tuple[Tensor, Tensor]:
+        if self._prompts_capturable and self._small.takes(sequences):
+            return self._start_small(sequences)
+        return self._start_large(sequences)
+
+    def _start_small(self, sequences: Sequence[ScheduledSequence]) -> tuple[Tensor, Tensor]:
+        for request, pages, start, count, _ in sequences:
+            needed = -(-(start + count) // self._page_size)
+            if self._owners[request.seat] is not pages or self._sent[request.seat] < needed:
+                self._send_table(request.seat, pages, needed)
+        tokens = self._small_graphs.bucket(sum(item.num_tokens for item in sequences))
+        self._small.fill(sequences, tokens)
+        x = self._small_graphs.run(tokens)
+        rows, slots = self._small.sampled(sum(item.samples for item in sequences))
+        if not len(slots):
+            return x, slots
+        return self._model.logits(x.index_select(0, rows), self._logits), slots
+
+    def _small_step(self, tokens: int) -> Tensor:
+        """What a graph holds: the layers of a step of this many tokens, padding included."""
+        batch = self._small.batch(tokens)
+        x = self._model.embedding.index_select(0, batch.token_ids)
+        return self._model.run_layers(x, batch, self._caches)
+
+    def _start_large(self, sequences: Sequence[ScheduledSequence]) -> tuple[Tensor, Tensor]:
         batch = build_batch(sequences, self._page_size, self._device)
         seats = np.array([item.request.seat for item in sequences], dtype=np.int32)
         lengths = [item.num_tokens for item in sequences]

@@ -129,6 +129,7 @@ def _runner(
         max_seqs=plan.max_num_seqs,
         max_model_len=plan.max_model_len,
         capturable=kernels.capturable,
+        prompts_capturable=kernels.prompts_capturable,
     )
 
 

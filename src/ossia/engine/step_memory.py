@@ -13,7 +13,8 @@ from ossia.config import ModelConfig
 MASKS = 512  # that are kept on the device
 CUBLAS_WORKSPACE = 64 << 20  # bytes; 32 MiB for each of the two streams that multiply
 GRAPH_BYTES = 3 << 20  # of a captured step of some 200 launches, in the driver
-GRAPHS = 40  # batch sizes that are captured, at most
+GRAPHS = 44  # batch sizes that are captured, at most
+SMALL_STEPS, SMALL_STEP_TOKENS = 8, 512  # with prompts, of fused kernels: how many, and the largest
 # float32 [rows, vocab] beside the logits. Sampling in kernels works in place, and keeps a copy of
 # rows that want log-probabilities; in single operations there are penalised logits, weights, sums.
 FUSED_SAMPLER_COPIES, SAMPLER_COPIES = 1, 3
@@ -24,7 +25,7 @@ class GpuMemory:
     """Bytes on a GPU besides weights, cache and reserve."""
 
     step: int  # tensors of the largest step
-    graphs: int  # captured decoding steps, which own their tensors
+    graphs: int  # captured steps, which own their tensors
     tables: int  # angles, page tables, masks, parts of attention, workspaces
 
     @property
@@ -56,10 +57,13 @@ def gpu_memory(
     """
     logits = rows * model.vocab_size * 4
     sampling = (1 + (FUSED_SAMPLER_COPIES if fused else SAMPLER_COPIES)) * logits
-    decoding = _layer_bytes(model, rows, itemsize, fused)
+    captured = _layer_bytes(model, rows, itemsize, fused) + GRAPHS * GRAPH_BYTES
+    if fused:
+        captured += _layer_bytes(model, SMALL_STEP_TOKENS, itemsize, fused)
+        captured += SMALL_STEPS * GRAPH_BYTES
     return GpuMemory(
         step=max(_layer_bytes(model, tokens, itemsize, fused), sampling),
-        graphs=decoding + logits + GRAPHS * GRAPH_BYTES,
+        graphs=captured + logits,
         tables=_table_bytes(model, rows, max_model_len, page_size) + CUBLAS_WORKSPACE,
     )
 

@@ -48,8 +48,14 @@ class Kernels:
     # Whole blocks in fused kernels, which take the place of the operations above.
     hopper: HopperKernels | None = None
     native: NativeKernels | None = None  # the same in the library for CPUs
-    capturable: bool = False  # nothing waits for the host, so a CUDA graph can hold it
+    # Nothing waits for the host, so a CUDA graph can hold a decoding step.
+    capturable: bool = False
     reasons: tuple[str, ...] = ()  # sentences on what was chosen, and why
+
+    @property
+    def prompts_capturable(self) -> bool:
+        """The same for steps with prompts."""
+        return self.capturable and self.hopper is not None and self.hopper.attend_prefill is None
 
     @property
     def warm_up(self) -> WarmUp | None:

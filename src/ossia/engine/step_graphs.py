@@ -1,4 +1,4 @@
-"""CUDA graphs of the decoding step, one for each bucket of batch sizes.
+"""CUDA graphs of a step, one for each bucket of sizes: of batches that decode, or of tokens.
 
 A step of few tokens is some hundred launches of a few microseconds each; a graph replays them
 without the host. A bucket's first step runs launch by launch, which compiles or loads what it
@@ -24,21 +24,21 @@ def buckets(max_rows: int) -> tuple[int, ...]:
     return (*(size for size in sizes if size < max_rows), max_rows)
 
 
-class DecodeGraphs:
+class StepGraphs:
     """Runs `step(rows)` for any number of rows, in whole buckets, replayed where it can be."""
 
     def __init__(
-        self, step: Callable[[int], Tensor], max_rows: int, *, capturable: bool = True
+        self, step: Callable[[int], Tensor], sizes: Sequence[int], *, capturable: bool = True
     ) -> None:
         """
         Args:
             step: works at fixed addresses, on one stream; its result is [rows, ...].
-            max_rows: the most rows of a step.
+            sizes: of the buckets, ascending; the last one is the most rows of a step.
             capturable: whether `step` can be captured; else it is called each time.
         """
         self._step = step
         self._capturable = capturable
-        self._sizes: Sequence[int] = buckets(max_rows)
+        self._sizes = sizes
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._pool: Any = None
 

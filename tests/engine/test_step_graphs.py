@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossia.engine.decode_graphs import DecodeGraphs, buckets
+from ossia.engine.step_graphs import StepGraphs, buckets
 
 
 @given(st.integers(1, 2000))
@@ -21,7 +21,7 @@ def test_every_batch_has_a_bucket_that_wastes_little(max_rows: int) -> None:
 
 @pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (9, 10), (33, 36), (130, 144), (256, 256)])
 def test_a_step_runs_in_the_next_bucket(rows: int, bucket: int) -> None:
-    graphs = DecodeGraphs(lambda n: torch.zeros(n), 256, capturable=False)
+    graphs = StepGraphs(lambda n: torch.zeros(n), buckets(256), capturable=False)
     assert graphs.bucket(rows) == bucket
 
 
@@ -32,7 +32,7 @@ def test_without_capturing_every_step_is_called() -> None:
         called.append(rows)
         return torch.zeros(rows)
 
-    graphs = DecodeGraphs(step, 4, capturable=False)
+    graphs = StepGraphs(step, buckets(4), capturable=False)
     assert len(graphs.run(3)) == 3
     graphs.run(3)
     assert called == [3, 3]
@@ -40,5 +40,5 @@ def test_without_capturing_every_step_is_called() -> None:
 
 
 def test_graphs_of_common_sizes_are_prepared_first() -> None:
-    graphs = DecodeGraphs(lambda n: torch.zeros(n), 256, capturable=True)
+    graphs = StepGraphs(lambda n: torch.zeros(n), buckets(256), capturable=True)
     assert graphs.missing() == 1
