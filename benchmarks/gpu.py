@@ -11,6 +11,7 @@ Prints one line a row, and writes benchmarks/results/gpu-<card>-<date>.json. The
 - prefill_8000, prefill_32x2048: prompt tokens a second until the last first token; median of 5.
 - mix256: 256 sequences at once, 100 to 1,024 tokens in and out (random, seed 0); generated tokens a
   second of the whole run.
+- first_token_ms: of one prompt of 128 and of one of 1,000 tokens, nothing else running; median of 20.
 - start_s: seconds from starting a process to an engine that is ready, imports included.
 
 Nothing comes from the prefix cache: all prompts are random. With `--load-format dummy` the weights
@@ -132,6 +133,12 @@ def measure(core: Any, only: set[str], quick: bool, say: Callable[[str, float], 
         say("mix256", mixed(core, 256))
 
 
+def first_token_ms(core: Any, prompt: int) -> float:
+    """Milliseconds from a request to its first token, the median of 20."""
+    prefill(core, 1, prompt, seed=100)
+    return 1e3 * statistics.median(prompt / prefill(core, 1, prompt, seed) for seed in range(20))
+
+
 def start_seconds(model: str, load_format: str) -> float:
     """Seconds of a process of its own from its start to an engine that is ready."""
     code = (
@@ -210,6 +217,9 @@ def main() -> None:
     gc.freeze()
     try:
         measure(core, only, args.quick, say)
+        if not only or "first_token_ms" in only:
+            result["first_token_ms"] = {n: round(first_token_ms(core, n), 2) for n in (128, 1000)}
+            print(f"{'first_token_ms':20} {result['first_token_ms']}", flush=True)
     finally:
         del core
         if not args.no_kernels and not only:
