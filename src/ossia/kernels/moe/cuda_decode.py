@@ -52,6 +52,7 @@ class FewConfig:
     chunks: int  # of 64 columns in a stage; must divide the chunks of both matrices
     stages: int
     blocks_a_sm: int = 1
+    scale_steps: int = 1  # stages whose scales are copied at once; must divide those of a unit
 
     @property
     def threads(self) -> int:
@@ -61,17 +62,20 @@ class FewConfig:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block: the ring, then the partial sums."""
-        weights = self.warps_m * self.tiles * self.chunks * (_WARP * 16 + 32)
+        """Dynamic shared memory of a block: the ring, then scales, then the partial sums."""
+        block_tiles = self.warps_m * self.tiles
+        weights = block_tiles * self.chunks * _WARP * 16
         stage = weights + self.rows_a_tile * (self.chunks * CHUNK * 2 + 16)
-        partial = (self.warps_k - 1) * self.warps_m * self.tiles * self.rows_a_tile * 64
-        return self.stages * stage + partial
+        slots = math.ceil((self.stages - 1) / self.scale_steps) + 1
+        scales = slots * block_tiles * self.scale_steps * self.chunks * 32
+        partial = (self.warps_k - 1) * block_tiles * self.rows_a_tile * 64
+        return self.stages * stage + scales + partial
 
     def fits(self, hidden: int, intermediate: int) -> bool:
-        """Whether the columns divide into stages, and the stages fit the machine."""
+        """Whether the columns divide into stages and slots, and these fit the machine."""
         space = self.blocks_a_sm * (self.shared_bytes + _STATIC_BYTES)
         chunks = math.gcd(hidden, intermediate) // CHUNK
-        return chunks % self.chunks == 0 and space <= _SHARED_BYTES
+        return chunks % (self.chunks * self.scale_steps) == 0 and space <= _SHARED_BYTES
 
 
 def rows_a_tile(tokens: int, k: int, num_experts: int) -> int:
@@ -88,12 +92,12 @@ def rows_a_tile(tokens: int, k: int, num_experts: int) -> int:
 def few_config(rows: int, hidden: int, intermediate: int) -> FewConfig:
     """The launch of `experts_few` for work items of at most `rows` rows."""
     wanted = {
-        8: FewConfig(8, 8, 1, 1, 5, 6),
-        16: FewConfig(16, 8, 1, 1, 5, 6),
-        24: FewConfig(24, 8, 1, 1, 5, 6),
-        32: FewConfig(32, 8, 1, 1, 5, 5),
-        48: FewConfig(48, 12, 1, 2, 3, 3),
-        64: FewConfig(64, 8, 1, 2, 3, 4),
+        8: FewConfig(8, 8, 1, 1, 5, 6, 1, 9),
+        16: FewConfig(16, 8, 1, 1, 5, 6, 1, 9),
+        24: FewConfig(24, 8, 1, 1, 5, 6, 1, 3),
+        32: FewConfig(32, 8, 1, 1, 5, 5, 1, 9),
+        48: FewConfig(48, 12, 1, 2, 3, 3, 1, 5),
+        64: FewConfig(64, 8, 1, 2, 3, 4, 1, 5),
     }[rows]
     if wanted.fits(hidden, intermediate):
         return wanted
@@ -285,6 +289,7 @@ def few_source(
         "TILES": config.tiles,
         "CHUNKS": config.chunks,
         "STAGES": config.stages,
+        "SCALE_STEPS": config.scale_steps,
         "BLOCKS_A_SM": config.blocks_a_sm,
     }
 

@@ -17,7 +17,10 @@
 // STAGES stages, so that STAGES - 1 of them (60 KB and more of weights) are on their way at any
 // time and also from one unit to the next. Lanes that each start a bulk copy take turns of some 60
 // cycles, which the 32 copies of a stage of 16 tiles have not; a single elected lane needs about
-// ten. Rows of activations lie apart and are short, so other warps copy them in pieces of 16 bytes.
+// ten. The scales of a tile are a sixteenth of its weights, and their copies cost as much as those
+// of the weights; so they come for SCALE_STEPS stages at once, into one of SCALE_SLOTS places of
+// their own. Rows of activations lie apart and are short, so other warps copy them in pieces of 16
+// bytes.
 // WARPS_M x WARPS_K warps multiply: a warp has TILES tiles, and every WARPS_K-th chunk; partial
 // sums of the WARPS_K meet in shared memory.
 //
@@ -25,19 +28,27 @@
 // elements of the product that nobody stores.
 //
 // Macros: HIDDEN, INTERMEDIATE, TOPK, N (a multiple of 8 up to 64), WARPS_M, WARPS_K, TILES, CHUNKS
-// (divides HIDDEN / 64 and INTERMEDIATE / 64), STAGES, BLOCKS_A_SM.
+// (divides HIDDEN / 64 and INTERMEDIATE / 64), STAGES, SCALE_STEPS (divides the stages of a unit),
+// BLOCKS_A_SM.
 
 constexpr int BLOCK_TILES = WARPS_M * TILES;
 constexpr int CONSUMERS = WARPS_M * WARPS_K; // warps
 constexpr int ROW_COPIERS = N > 16 ? 2 : 1;  // warps
 constexpr int THREADS = (CONSUMERS + 1 + ROW_COPIERS) * WARP;
 constexpr int TILE_BYTES = CHUNKS * WARP * 16; // of a stage
-constexpr int SCALE_BYTES = CHUNKS * 32;       // of a tile in a stage
 constexpr int ROW_BYTES = CHUNKS * CHUNK * 2;  // of a row of activations in a stage
 constexpr int PITCH = ROW_BYTES + 16;          // an odd number of 16 bytes: no bank conflicts
-constexpr int SCALES_AT = BLOCK_TILES * TILE_BYTES;
-constexpr int ROWS_AT = SCALES_AT + BLOCK_TILES * SCALE_BYTES;
+constexpr int ROWS_AT = BLOCK_TILES * TILE_BYTES;
 constexpr int STAGE_BYTES = ROWS_AT + N * PITCH;
+constexpr int SCALE_BYTES = SCALE_STEPS * CHUNKS * 32; // of a tile in a slot
+constexpr int SLOT_BYTES = BLOCK_TILES * SCALE_BYTES;
+constexpr int SLOTS_AT = STAGES * STAGE_BYTES; // behind the ring
+constexpr int SCALE_SLOTS = (STAGES - 1 + SCALE_STEPS - 1) / SCALE_STEPS + 1;
+constexpr int PARTIAL_AT = SLOTS_AT + SCALE_SLOTS * SLOT_BYTES;
+// Slots are written in turn, each at a stage whose `empty` barrier the copier has waited for. Be
+// that the n-th stage of all; then every warp is done with stage n - STAGES and those before. The
+// slot was last read for stage n - (SCALE_SLOTS - 1) SCALE_STEPS - 1, which must be among them.
+static_assert(STAGES <= (SCALE_SLOTS - 1) * SCALE_STEPS + 1, "scales are read before overwritten");
 constexpr int PIECES = CHUNK * 2 / 16;     // of 16 bytes, of a row in a chunk
 constexpr int ROWS_A_COPY = WARP / PIECES; // that a warp copies by one instruction
 constexpr int ROW_STEP = ROW_COPIERS * ROWS_A_COPY;
@@ -47,13 +58,23 @@ struct Item { // as `Groups.work` has it
   int expert, first_row, rows, zero;
 };
 
-struct Place { // in the ring
+struct Place { // in the ring, and in the slots of the scales
   int stage = 0;
   u32 parity = 0;
-  __device__ __forceinline__ void advance() {
+  u32 moving = 0; // through the slots
+  // Where this step's scales of the first tile are, in bytes from SLOTS_AT.
+  __device__ __forceinline__ u32 scales() const {
+    return SCALE_STEPS == 1 ? stage * SLOT_BYTES : moving;
+  }
+  __device__ __forceinline__ void advance(int step) { // from this step of a unit to the next
     if (++stage == STAGES) {
       stage = 0;
       parity ^= 1;
+    }
+    moving += CHUNKS * 32;
+    if ((step + 1) % SCALE_STEPS == 0) {
+      moving += SLOT_BYTES - SCALE_BYTES;
+      if (moving == SCALE_SLOTS * SLOT_BYTES) moving = 0;
     }
   }
 };
@@ -64,6 +85,7 @@ template <bool GATE_UP> struct Experts {
   static constexpr int ALL_TILES = ROWS / TILE, ALL_CHUNKS = COLUMNS / CHUNK;
   static constexpr int STEPS = ALL_CHUNKS / CHUNKS; // stages of a unit
   static constexpr int UNITS = (ALL_TILES + BLOCK_TILES - 1) / BLOCK_TILES; // of a work item
+  static_assert(STEPS % SCALE_STEPS == 0, "a unit begins with a slot of scales");
 
   const u8 *blocks, *scales;
   const u16 *bias;
@@ -106,30 +128,46 @@ template <bool GATE_UP> struct Experts {
     if (elect()) {
       Plan plan(*num_work);
       Place place;
+      int next = 0; // expert
+      if ((int)blockIdx.x < plan.units) next = work[blockIdx.x % plan.items].expert;
       for (int unit = blockIdx.x; unit < plan.units; unit += gridDim.x) {
         int first = plan.first_tile(unit), tiles = plan.end_tile(unit) - first;
-        long long tile = (long long)work[unit % plan.items].expert * ALL_TILES + first;
+        long long tile = (long long)next * ALL_TILES + first;
+        if (unit + (int)gridDim.x < plan.units)
+          next = work[(unit + gridDim.x) % plan.items].expert;
         const u8 *tile_blocks = blocks + tile * (ALL_CHUNKS * WARP * 16);
         const u8 *tile_scales = scales + tile * (ALL_CHUNKS * 32);
         for (int step = 0; step < STEPS; step++) {
           u32 to = ring + place.stage * STAGE_BYTES, barrier = full + place.stage * 8;
+          bool with_scales = step % SCALE_STEPS == 0;
           wait_for(empty + place.stage * 8, place.parity ^ 1);
-          arrive_and_expect(barrier, tiles * (TILE_BYTES + SCALE_BYTES));
-#pragma unroll 2
-          for (int m = 0; m < tiles; m++) {
+          arrive_and_expect(barrier, tiles * (TILE_BYTES + (with_scales ? SCALE_BYTES : 0)));
+          if (with_scales) {
+            copy_scales(ring + SLOTS_AT + place.scales(), tile_scales, tiles, barrier);
+            tile_scales += SCALE_BYTES;
+          }
+#pragma unroll 8
+          for (int m = 0; m < tiles; m++)
             copy(to + m * TILE_BYTES, tile_blocks + m * (ALL_CHUNKS * WARP * 16), TILE_BYTES,
                  barrier);
-            copy(to + SCALES_AT + m * SCALE_BYTES, tile_scales + m * (ALL_CHUNKS * 32),
-                 SCALE_BYTES, barrier);
-          }
           tile_blocks += TILE_BYTES;
-          tile_scales += SCALE_BYTES;
-          place.advance();
+          place.advance(step);
         }
       }
     }
     __syncwarp();
     if (!GATE_UP) wait_for_previous_kernel();
+  }
+
+  __device__ __forceinline__ static void copy_scales(u32 to, const u8 *from, int tiles,
+                                                     u32 barrier) {
+    if constexpr (SCALE_STEPS == STEPS) { // those of all tiles lie in a row
+      copy(to, from, tiles * SCALE_BYTES, barrier);
+    } else {
+#pragma unroll 2
+      for (int m = 0; m < tiles; m++)
+        copy(to + m * SCALE_BYTES, from + m * (ALL_CHUNKS * 32), SCALE_BYTES, barrier);
+    }
   }
 
   // Every ROW_COPIERS-th group of ROWS_A_COPY rows.
@@ -160,7 +198,7 @@ template <bool GATE_UP> struct Experts {
           from[i] += ROW_BYTES;
         }
         arrive_after_pieces(full + place.stage * 8);
-        place.advance();
+        place.advance(step);
       }
     }
   }
@@ -193,7 +231,7 @@ template <bool GATE_UP> struct Experts {
       }
     }
     u32 words_at = warp_m * TILES * TILE_BYTES + lane * 16;
-    u32 scales_at = SCALES_AT + warp_m * TILES * SCALE_BYTES + lane / 4 * 4;
+    u32 scales_at = ring + SLOTS_AT + warp_m * TILES * SCALE_BYTES + lane / 4 * 4;
     u32 rows_at = ROWS_AT + lane % 8 * PITCH + lane / 8 * 16;
     for (int step = 0; step < STEPS; step++) {
       wait_for(full + place.stage * 8, place.parity);
@@ -212,7 +250,7 @@ template <bool GATE_UP> struct Experts {
 #pragma unroll
             for (int m = 0; m < TILES; m++) {
               words[m] = load_words(base + words_at + m * TILE_BYTES + chunk * (WARP * 16));
-              scale[m] = load_word(base + scales_at + m * SCALE_BYTES + chunk * 32);
+              scale[m] = load_word(scales_at + place.scales() + m * SCALE_BYTES + chunk * 32);
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {
@@ -254,7 +292,7 @@ template <bool GATE_UP> struct Experts {
       }
       __syncwarp();
       if (lane == 0) arrive(empty + place.stage * 8);
-      place.advance();
+      place.advance(step);
     }
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
@@ -313,24 +351,31 @@ template <bool GATE_UP> struct Experts {
     int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int j = 0; j < NS; j++) {
+      // Transposed, a lane has neighbours of one row, and not elements of two rows.
+      int n = j * 8 + g;
+      long long row = item.first_row + n;
+      if (!GATE_UP) row = __shfl_sync(ALL_LANES, pairs[j / 4], n % WARP);
+      u16 *to = out + row * (GATE_UP ? INTERMEDIATE : HIDDEN);
 #pragma unroll
-      for (int c = 0; c < 2; c++) {
-        int n = j * 8 + 2 * t + c;
-        long long row = item.first_row + n;
-        if (!GATE_UP) row = __shfl_sync(ALL_LANES, pairs[j / 4], n % WARP);
-        if (n >= item.rows) continue;
-        u16 *to = out + row * (GATE_UP ? INTERMEDIATE : HIDDEN) + g;
+      for (int m = 0; m < TILES; m++) {
+        float values[4]; // of columns 2 t, 2 t + 1; low rows of the tile, then high rows
 #pragma unroll
-        for (int m = 0; m < TILES; m++) {
-          if (first_tile + m >= end_tile) continue;
-          float low = sums[m][j][c] * gain + from_bf16(biases[m] & 0xFFFFu);
-          float high = sums[m][j][c + 2] * gain + from_bf16(biases[m] >> 16);
-          if (GATE_UP) {
-            to[(first_tile + m) * 8] = to_bf16(swiglu(low, high, alpha, limit));
-          } else {
-            to[(first_tile + m) * TILE] = to_bf16(low);
-            to[(first_tile + m) * TILE + 8] = to_bf16(high);
-          }
+        for (int i = 0; i < 4; i++)
+          values[i] =
+              sums[m][j][i] * gain + from_bf16(i < 2 ? biases[m] & 0xFFFFu : biases[m] >> 16);
+        bool mine = n < item.rows && first_tile + m < end_tile;
+        if (GATE_UP) {
+          u32 two = transpose(bf16x2(swiglu(values[0], values[2], alpha, limit),
+                                     swiglu(values[1], values[3], alpha, limit)));
+          if (mine) *reinterpret_cast<u32 *>(to + (first_tile + m) * 8 + 2 * t) = two;
+        } else {
+          // Even lanes store four low rows of the tile, odd lanes four high rows.
+          u32 low = transpose(bf16x2(values[0], values[1]));
+          u32 high = transpose(bf16x2(values[2], values[3]));
+          u32 other = __shfl_xor_sync(ALL_LANES, t % 2 ? low : high, 1);
+          uint2 four = t % 2 ? make_uint2(other, high) : make_uint2(low, other);
+          int first = t % 2 ? 8 + 2 * (t - 1) : 2 * t;
+          if (mine) *reinterpret_cast<uint2 *>(to + (first_tile + m) * TILE + first) = four;
         }
       }
     }
@@ -378,7 +423,7 @@ __device__ __forceinline__ void run(const u8 *blocks, const u8 *scales, const u1
   u32 ring = (u32)__cvta_generic_to_shared(memory);
   Experts<GATE_UP> experts = {blocks, scales, bias,  input, pair_of_row, work, out,
                               gain,   alpha,  limit, ring,  full,        empty,
-                              reinterpret_cast<float *>(memory + STAGES * STAGE_BYTES)};
+                              reinterpret_cast<float *>(memory + PARTIAL_AT)};
   if (threadIdx.x == 0) {
     for (int s = 0; s < STAGES; s++) {
       init_barrier(full + s * 8, 1 + ROW_COPIERS * WARP);

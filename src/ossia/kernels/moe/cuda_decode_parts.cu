@@ -88,3 +88,18 @@ __device__ __forceinline__ u32 multiplier(u32 scales, int place) {
   return code * 128u + 0x3F003F00u;                             // (code + 126) << 7
 }
 
+// --- registers to rows of the result
+
+__device__ __forceinline__ u32 bf16x2(float low, float high) {
+  u32 both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+
+// An 8 x 8 matrix of 16-bit elements over the lanes of a warp: lane 4 g + t gives columns 2 t and
+// 2 t + 1 of row g, and gets rows 2 t and 2 t + 1 of column g.
+__device__ __forceinline__ u32 transpose(u32 two) {
+  u32 transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(two));
+  return transposed;
+}
