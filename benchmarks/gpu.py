@@ -11,7 +11,7 @@ Prints one line a row, and writes benchmarks/results/gpu-<card>-<date>.json. The
 - prefill_8000, prefill_32x2048: prompt tokens a second until the last first token; median of 5.
 - mix256: 256 sequences at once, 100 to 1,024 tokens in and out (random, seed 0); generated tokens a
   second of the whole run.
-- first_token_ms: of one prompt of 128 and of one of 1,000 tokens, nothing else running; median of 20.
+- first_token_ms: of a prompt of 128 and one of 1,000 tokens, nothing else running; medians of 20.
 - start_s: seconds from starting a process to an engine that is ready, imports included.
 
 Nothing comes from the prefix cache: all prompts are random. With `--load-format dummy` the weights
