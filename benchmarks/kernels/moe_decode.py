@@ -88,34 +88,18 @@ MANY_TOKENS = 384  # from here on beside the kernels of prompts
 SKEW = 0.45  # of the second pass over `experts_mid`: some expert gets 95 of 1,024 pairs, on average
 SKEWED_TOKENS = (128, 256, 512)
 MID = {  # beside the default, by tokens and skew, the most promising first
-    (256, 0.0): (
-        MidConfig(48, 3, 2, 3, 4),
-        MidConfig(48, 2, 3, 3, 4, 2),
-        MidConfig(64, 3, 2, 3, 3),
-        MidConfig(64, 2, 3, 3, 3, 2),
-        MidConfig(48, 4, 1, 3, 5),
-        MidConfig(96, 3, 1, 3, 4),
-    ),
+    (256, 0.0): (MidConfig(48, 4, 1, 3, 5), MidConfig(96, 3, 1, 3, 3)),
     (256, SKEW): (
-        MidConfig(96, 3, 1, 3, 4),
-        MidConfig(96, 2, 3, 3, 3, 1, 32),
-        MidConfig(96, 2, 3, 3, 3, 1, 96),
-        MidConfig(128, 3, 1, 3, 3),
-        MidConfig(128, 2, 2, 3, 3),
-        MidConfig(80, 2, 3, 3, 3),
-        MidConfig(64, 3, 2, 3, 3),
-        MidConfig(48, 3, 2, 3, 4),
+        MidConfig(48, 4, 1, 3, 5),
+        MidConfig(64, 4, 1, 3, 4, 1, 64),
+        MidConfig(96, 3, 1, 3, 3),
+        MidConfig(128, 2, 2, 3, 2),
     ),
-    (128, 0.0): (
-        MidConfig(32, 3, 2, 3, 4, 2),
-        MidConfig(32, 2, 3, 3, 4, 2),
-        MidConfig(48, 2, 3, 3, 4, 2),
-        MidConfig(32, 4, 1, 5, 3),
-    ),
-    (128, SKEW): (MidConfig(32, 3, 2, 3, 4), MidConfig(64, 3, 2, 3, 3)),
-    (512, 0.0): (MidConfig(80, 2, 3, 3, 3), MidConfig(96, 3, 1, 3, 4)),
-    (512, SKEW): (MidConfig(128, 2, 2, 3, 3), MidConfig(128, 3, 1, 3, 3)),
-    (64, 0.0): (MidConfig(16, 3, 2, 3, 5), MidConfig(24, 3, 2, 3, 4, 2)),
+    (128, 0.0): (MidConfig(32, 4, 1, 3, 5),),
+    (128, SKEW): (MidConfig(32, 4, 1, 3, 5), MidConfig(64, 4, 1, 3, 4)),
+    (512, 0.0): (MidConfig(96, 3, 1, 3, 3),),
+    (512, SKEW): (MidConfig(96, 3, 1, 3, 3),),
+    (64, 0.0): (MidConfig(24, 4, 1, 3, 5),),
 }
 
 

@@ -29,7 +29,8 @@
 //
 // Macros: HIDDEN, INTERMEDIATE (multiples of 64), TOPK, N (see `columns`), GROUPS (2 to 4), TILES,
 // CHUNKS (divides HIDDEN / 64 and INTERMEDIATE / 64), STAGES, HALVES (1 or 2), EVEN_ROWS
-// (rows up to which tiles cost the same), and in tests WAIT_LIMIT_NS.
+// (rows up to which tiles cost the same), SCALE_STEPS (divides the stages of a unit), and in tests
+// WAIT_LIMIT_NS.
 
 constexpr int GROUP_WARPS = 4;
 constexpr int CONSUMERS = GROUPS * GROUP_WARPS; // warps
@@ -38,14 +39,22 @@ constexpr int THREADS = (CONSUMERS + 1 + ROW_COPIERS) * WARP;
 constexpr int BIG_TILE = GROUP_WARPS * TILE; // weight rows of a product
 constexpr int BLOCK_TILES = GROUPS * TILES;
 constexpr int TILE_BYTES = CHUNKS * WARP * 16; // of 16 weight rows in a stage
-constexpr int SCALE_BYTES = CHUNKS * 32;       // of 16 weight rows in a stage
+constexpr int STEP_SCALES = CHUNKS * 32;       // bytes, of 16 weight rows in a stage
 constexpr int ROW_BYTES = CHUNK * 2;           // of a row of activations in a chunk
-constexpr int ROWS_SIZE = CHUNKS * N * ROW_BYTES; // of a stage, as the next two
+constexpr int ROWS_SIZE = CHUNKS * N * ROW_BYTES; // of a stage, as the next
 constexpr int WORDS_SIZE = BLOCK_TILES * GROUP_WARPS * TILE_BYTES;
-constexpr int SCALES_SIZE = BLOCK_TILES * GROUP_WARPS * SCALE_BYTES;
+// Scales have a ring of their own: small copies cost as much as large ones, so one brings those of
+// 16 weight rows for SCALE_STEPS stages, counted into the first of them, to the next of SCALE_SLOTS
+// slots. Copy q, for stages q SCALE_STEPS and following, is asked for when all warps have released
+// stage q SCALE_STEPS - STAGES, and so all before. The slot's last readers were those of stage
+// (q - SCALE_SLOTS + 1) SCALE_STEPS - 1, which must not be later.
+constexpr int SCALE_BYTES = SCALE_STEPS * STEP_SCALES; // of a copy
+constexpr int SCALE_SLOTS = (STAGES - 1 + SCALE_STEPS - 1) / SCALE_STEPS + 1;
+constexpr int SCALE_RING = SCALE_SLOTS * SCALE_BYTES; // of 16 weight rows
+static_assert(STAGES <= (SCALE_SLOTS - 1) * SCALE_STEPS + 1, "scales are not overwritten in use");
 constexpr int WORDS_AT = STAGES * ROWS_SIZE; // in shared memory, behind the rows of all stages
 constexpr int SCALES_AT = WORDS_AT + STAGES * WORDS_SIZE;
-constexpr int BARRIERS_AT = SCALES_AT + STAGES * SCALES_SIZE;
+constexpr int BARRIERS_AT = SCALES_AT + BLOCK_TILES * GROUP_WARPS * SCALE_RING;
 constexpr int ROW_PIECES = ROW_BYTES / 16;
 constexpr int ROWS_A_COPY = WARP / ROW_PIECES;           // that a warp copies by one instruction
 constexpr int ROW_STEP = ROW_COPIERS * ROWS_A_COPY;      // 12: rows r and r + 24 are swizzled alike
@@ -55,6 +64,9 @@ constexpr int GIVEN_REGISTERS = GROUPS == 2 && N <= 96 ? 40 : 56;
 constexpr int TAKEN_REGISTERS = GROUPS == 4 ? 104 : GROUPS == 3 ? 152 : N <= 96 ? 232 : 224;
 static_assert(HIDDEN % BIG_TILE == 0 && INTERMEDIATE % BIG_TILE == 0, "tiles of 64 rows");
 static_assert(HIDDEN / CHUNK % CHUNKS == 0 && INTERMEDIATE / CHUNK % CHUNKS == 0, "whole stages");
+static_assert(HIDDEN / CHUNK / CHUNKS % SCALE_STEPS == 0 &&
+                  INTERMEDIATE / CHUNK / CHUNKS % SCALE_STEPS == 0,
+              "whole copies of scales");
 static_assert(GROUPS >= 2 && GROUPS <= 4 && STAGES >= 2, "launch shape");
 
 // The sizes of products: a unit takes the first that its rows fit. Each has a loop of its own, and
@@ -68,10 +80,13 @@ struct Item { // as `Groups.work` has it
   int expert, first_row, rows, zero;
 };
 
-struct Place { // in the ring
+struct Place { // in the rings
   int stage = 0;
   u32 parity = 0;
+  u32 scales = 0; // of the stage, from the first of the 16 weight rows on
   __device__ __forceinline__ void advance() {
+    scales += STEP_SCALES;
+    if (scales == SCALE_RING) scales = 0;
     if (++stage == STAGES) {
       stage = 0;
       parity ^= 1;
@@ -174,18 +189,22 @@ template <bool GATE_UP> struct Experts {
         const u8 *tile_scales = scales + tile * (ALL_CHUNKS * 32);
         for (int step = 0; step < STEPS; step++) {
           u32 words_to = ring + WORDS_AT + place.stage * WORDS_SIZE, barrier = full(place.stage);
-          u32 scales_to = ring + SCALES_AT + place.stage * SCALES_SIZE;
+          bool with_scales = step % SCALE_STEPS == 0;
           wait_until(empty(place.stage), place.parity ^ 1);
-          arrive_and_expect(barrier, tiles * (TILE_BYTES + SCALE_BYTES));
-#pragma unroll 2
-          for (int m = 0; m < tiles; m++) {
+          arrive_and_expect(barrier, tiles * (TILE_BYTES + (with_scales ? SCALE_BYTES : 0)));
+          if (with_scales) {
+            u32 scales_to = ring + SCALES_AT + place.scales;
+#pragma unroll 4
+            for (int m = 0; m < tiles; m++)
+              copy(scales_to + m * SCALE_RING, tile_scales + m * (ALL_CHUNKS * 32), SCALE_BYTES,
+                   barrier);
+            tile_scales += SCALE_BYTES;
+          }
+#pragma unroll 4
+          for (int m = 0; m < tiles; m++)
             copy(words_to + m * TILE_BYTES, tile_blocks + m * (ALL_CHUNKS * WARP * 16), TILE_BYTES,
                  barrier);
-            copy(scales_to + m * SCALE_BYTES, tile_scales + m * (ALL_CHUNKS * 32), SCALE_BYTES,
-                 barrier);
-          }
           tile_blocks += TILE_BYTES;
-          tile_scales += SCALE_BYTES;
           place.advance();
         }
       }
@@ -249,7 +268,7 @@ template <bool GATE_UP> struct Experts {
     constexpr int NEXT_TILE = GROUPS * GROUP_WARPS;     // of this warp, in tiles of 16 rows
     int warp = fresh_thread() / WARP, lane = fresh_thread() % WARP;
     u32 words_at = ring + WORDS_AT + warp * TILE_BYTES + lane * 16;
-    u32 scales_at = ring + SCALES_AT + warp * SCALE_BYTES + lane / 4 * 4;
+    u32 scales_at = ring + SCALES_AT + warp * SCALE_RING + lane / 4 * 4;
     u32 a[2][8 * PARTS];
     // Written here and not left to the first products: registers without a first value would be
     // kept for the whole kernel, those of every size.
@@ -260,8 +279,7 @@ template <bool GATE_UP> struct Experts {
     }
     wait_until(full(place.stage), place.parity);
     see_copies();
-    Packed packed = load_packed(words_at + place.stage * WORDS_SIZE,
-                                scales_at + place.stage * SCALES_SIZE);
+    Packed packed = load_packed(words_at + place.stage * WORDS_SIZE, scales_at + place.scales);
     unpack_half<0>(packed, a[0]);
     if (PARTS == 2) unpack_half<1>(packed, a[0] + 8 * (PARTS - 1));
     u32 before = 0; // the barrier of the stage whose products may still run, if any
@@ -269,7 +287,7 @@ template <bool GATE_UP> struct Experts {
     for (int step = 0; step < STEPS; step++) {
       u32 rows = describe(ring + place.stage * ROWS_SIZE);
       u32 words = words_at + place.stage * WORDS_SIZE;
-      u32 stage_scales = scales_at + place.stage * SCALES_SIZE, now = empty(place.stage);
+      u32 stage_scales = scales_at + place.scales, now = empty(place.stage);
       Packed next;
 #pragma unroll
       for (int i = 0; i < STEP_GROUPS; i++) {
@@ -294,14 +312,13 @@ template <bool GATE_UP> struct Experts {
           }
           see_copies();
           // After the last stage this reads what nobody uses.
-          next = load_packed(words_at + place.stage * WORDS_SIZE,
-                             scales_at + place.stage * SCALES_SIZE);
+          next = load_packed(words_at + place.stage * WORDS_SIZE, scales_at + place.scales);
         } else if (half == 0) {
           // The weights of the next tile of this chunk, or of the next chunk, are read early.
           int tile_next = (pair + 1) % NT * NEXT_TILE, chunk_next = (pair + 1) / NT;
           if (pair + 1 < PAIRS)
             next = load_packed(words + tile_next * TILE_BYTES + chunk_next * (WARP * 16),
-                               stage_scales + tile_next * SCALE_BYTES + chunk_next * 32);
+                               stage_scales + tile_next * SCALE_RING + chunk_next * 32);
         }
         wait_for_products<1>();
         if (i == 0 && before != 0) release(before);
@@ -324,12 +341,64 @@ template <bool GATE_UP> struct Experts {
     if (before != 0) release(before);
   }
 
+  // The two below transpose 8 x 8 results at a time, so that a lane has neighbours of one row and a
+  // warp writes pieces of rows: 16 bytes of eight rows of h, a whole sector of 32 of eight of y.
+  template <int NS, int NT>
+  __device__ __forceinline__ void write_h(const float (&d)[NT][NS / 2], const Item &item,
+                                          int first_tile, const u32 (&biases)[NT]) const {
+    int g = fresh_thread() % WARP / 4, t = fresh_thread() % 4;
+    float slope = alpha * -1.442695f; // of the exponent of two
+    u16 *to = out + (u64)(item.first_row + g) * INTERMEDIATE + first_tile * (TILE / 2) + 2 * t;
+#pragma unroll
+    for (int j = 0; j < NS / 8; j++) {
+#pragma unroll
+      for (int m = 0; m < NT; m++) {
+        float values[2];
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+          float gate = d[m][4 * j + c] * gain + from_bf16(biases[m] & 0xFFFFu);
+          float up = d[m][4 * j + c + 2] * gain + __uint_as_float(biases[m] & 0xFFFF0000u);
+          values[c] = short_swiglu(gate, up, slope, limit);
+        }
+        u32 two = transpose(bf16x2(values[0], values[1]));
+        if (j * 8 + g < item.rows)
+          store_4(to + j * 8 * INTERMEDIATE + m * (CONSUMERS * TILE / 2), two);
+      }
+    }
+  }
+
+  template <int NS, int NT>
+  __device__ __forceinline__ void write_y(const float (&d)[NT][NS / 2], const Item &item,
+                                          int first_tile, const u32 (&biases)[NT],
+                                          const int (&pairs)[(NS + WARP - 1) / WARP]) const {
+    int g = fresh_thread() % WARP / 4, t = fresh_thread() % 4;
+    bool odd = t % 2 != 0;
+    u16 *to = out + first_tile * TILE + (odd ? 2 * t + 6 : 2 * t);
+#pragma unroll
+    for (int j = 0; j < NS / 8; j++) {
+      u32 row = __shfl_sync(ALL_LANES, pairs[j / 4], j % 4 * 8 + g);
+#pragma unroll
+      for (int m = 0; m < NT; m++) {
+        float first = from_bf16(biases[m] & 0xFFFFu);
+        float second = __uint_as_float(biases[m] & 0xFFFF0000u);
+        u32 low = transpose(bf16x2(d[m][4 * j] * gain + first, d[m][4 * j + 1] * gain + first));
+        u32 high =
+            transpose(bf16x2(d[m][4 * j + 2] * gain + second, d[m][4 * j + 3] * gain + second));
+        // A lane has columns 2 t, 2 t + 1, 8 + 2 t, 9 + 2 t. Two share them: four in a row each.
+        u32 got = __shfl_xor_sync(ALL_LANES, odd ? low : high, 1);
+        if (j * 8 + g < item.rows)
+          store_8(to + (u64)row * HIDDEN + m * (CONSUMERS * TILE), odd ? got : low,
+                  odd ? high : got);
+      }
+    }
+  }
+
   // Products to h or y.
   template <int NS, int NT>
   __device__ __forceinline__ void work_on(const Unit &unit, Place &place) const {
     Item item = unit.item;
     int first_tile = unit.first * GROUP_WARPS + fresh_thread() / WARP; // of this warp, of 16 rows
-    int pairs[(NS + WARP - 1) / WARP]; // lane i has those of rows i, i + 32, ...
+    int pairs[(NS + WARP - 1) / WARP] = {}; // lane i has those of rows i, i + 32, ...
     u32 biases[NT];
     {
       int lane = fresh_thread() % WARP, g = lane / 4;
@@ -345,30 +414,8 @@ template <bool GATE_UP> struct Experts {
     }
     float d[NT][NS / 2];
     multiply<NS, NT>(d, place);
-    int g = fresh_thread() % WARP / 4, t = fresh_thread() % 4;
-    u16 *to = out + first_tile * (GATE_UP ? TILE / 2 : TILE) + g;
-#pragma unroll
-    for (int j = 0; j < NS / 8; j++) {
-#pragma unroll
-      for (int c = 0; c < 2; c++) {
-        int n = j * 8 + 2 * t + c;
-        u32 row = GATE_UP ? item.first_row + n : __shfl_sync(ALL_LANES, pairs[j / 4], n % WARP);
-        if (n < item.rows) {
-          u16 *at = to + (u64)row * (GATE_UP ? INTERMEDIATE : HIDDEN);
-#pragma unroll
-          for (int m = 0; m < NT; m++) {
-            float low = d[m][4 * j + c] * gain + from_bf16(biases[m] & 0xFFFFu);
-            float high = d[m][4 * j + c + 2] * gain + from_bf16(biases[m] >> 16);
-            if (GATE_UP) {
-              at[m * (CONSUMERS * TILE / 2)] = to_bf16(swiglu(low, high, alpha, limit));
-            } else {
-              at[m * (CONSUMERS * TILE)] = to_bf16(low);
-              at[m * (CONSUMERS * TILE) + 8] = to_bf16(high);
-            }
-          }
-        }
-      }
-    }
+    if (GATE_UP) write_h<NS, NT>(d, item, first_tile, biases);
+    else write_y<NS, NT>(d, item, first_tile, biases, pairs);
   }
 
   // Each size has a loop of its own, and each is one more that the compiler finds registers for. So

@@ -46,7 +46,8 @@ class MidConfig:
     chunks: int  # of 64 columns in a stage; must divide the chunks of both matrices
     stages: int
     halves: int = 1  # of a chunk that are unpacked and multiplied at a time, 1 or 2
-    even_rows: int = 64  # up to which tiles of an item cost the same when work is divided
+    even_rows: int = 32  # up to which tiles of an item cost the same when work is divided
+    scale_steps: int = 5  # stages whose scales one copy brings; must divide those of both matrices
     wait_limit_ns: int = 0  # in tests: a wait that takes longer ends the kernel with an error
 
     @property
@@ -57,42 +58,44 @@ class MidConfig:
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        tile = _BIG_TILE // TILE * (LANES * 16 + 32)
-        chunk = self.rows_a_tile * CHUNK * 2 + self.groups * self.tiles * tile
-        return _ALIGNMENT + self.stages * (self.chunks * chunk + 16)  # two barriers a stage
+        tiles = self.groups * self.tiles * _BIG_TILE // TILE
+        chunk = self.rows_a_tile * CHUNK * 2 + tiles * LANES * 16
+        scale_slots = -(-(self.stages - 1) // self.scale_steps) + 1
+        scales = tiles * scale_slots * self.scale_steps * self.chunks * 32
+        return _ALIGNMENT + self.stages * (self.chunks * chunk + 16) + scales
 
     def fits(self, hidden: int, intermediate: int) -> bool:
         """Whether the columns divide into stages, and the stages fit the machine."""
         chunks = math.gcd(hidden, intermediate) // CHUNK
-        return chunks % self.chunks == 0 and self.shared_bytes <= _SHARED_BYTES
+        return chunks % (self.chunks * self.scale_steps) == 0 and self.shared_bytes <= _SHARED_BYTES
 
 
 def mid_rows_a_tile(tokens: int, k: int, num_experts: int) -> int:
-    """The `rows_a_tile` for `group`: room for two and a half times the mean load of an expert.
+    """The `rows_a_tile` for `group`: up to two and a half times the mean load of an expert.
 
     Routing is uneven. A second work item of an expert reads and unpacks the expert's weights again;
     room that an item does not use costs shared memory only.
     """
     wanted = 2.5 * tokens * k / num_experts
-    return next((n for n in (24, 32, 48, 64) if wanted <= n), 96)
+    return next((n for n in (32, 48) if wanted <= n), 64)
 
 
 def mid_config(rows: int, hidden: int, intermediate: int) -> MidConfig:
     """The launch of `experts_mid` for work items of at most `rows` rows."""
     wanted = {
-        16: MidConfig(16, 3, 2, 3, 5),
-        24: MidConfig(24, 3, 2, 3, 4),
-        32: MidConfig(32, 3, 2, 3, 4),
-        40: MidConfig(40, 3, 2, 3, 4),
-        48: MidConfig(48, 3, 2, 3, 4),
-        64: MidConfig(64, 3, 2, 3, 3),
-        80: MidConfig(80, 2, 3, 3, 3),
-        96: MidConfig(96, 2, 3, 3, 3),
-        128: MidConfig(128, 2, 2, 3, 3),
+        16: MidConfig(16, 4, 1, 3, 5),
+        24: MidConfig(24, 4, 1, 3, 5),
+        32: MidConfig(32, 4, 1, 3, 5),
+        40: MidConfig(40, 4, 1, 3, 5),
+        48: MidConfig(48, 4, 1, 3, 5),
+        64: MidConfig(64, 4, 1, 3, 4),
+        80: MidConfig(80, 3, 1, 3, 3),
+        96: MidConfig(96, 3, 1, 3, 3),
+        128: MidConfig(128, 2, 2, 3, 2),
     }[rows]
     if wanted.fits(hidden, intermediate):
         return wanted
-    return MidConfig(rows, 2, 2, 1, 4)
+    return MidConfig(rows, 2, 2, 1, 4, scale_steps=1)
 
 
 def experts_mid(
@@ -193,6 +196,7 @@ def mid_source(
         "STAGES": config.stages,
         "HALVES": config.halves,
         "EVEN_ROWS": config.even_rows,
+        "SCALE_STEPS": config.scale_steps,
     }
     if config.wait_limit_ns:
         defines["WAIT_LIMIT_NS"] = f"{config.wait_limit_ns}ull"

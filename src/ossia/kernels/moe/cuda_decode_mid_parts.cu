@@ -152,3 +152,23 @@ template <int HALF> __device__ __forceinline__ void unpack_half(Packed &packed, 
 #pragma unroll
   for (int i = 0; i < 8; i++) asm volatile("" : "+r"(a[i]));
 }
+
+// --- results
+
+// `swiglu` with slope = -alpha / log(2).
+__device__ __forceinline__ float short_swiglu(float gate, float up, float slope, float limit) {
+  float power, inverse;
+  gate = fminf(gate, limit);
+  up = fmaxf(fminf(up, limit), -limit);
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(gate * slope));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
+  return gate * inverse * (up + 1.0f);
+}
+
+__device__ __forceinline__ void store_4(void *to, u32 value) {
+  asm volatile("st.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_8(void *to, u32 low, u32 high) {
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(low), "r"(high) : "memory");
+}
