@@ -20,9 +20,9 @@ from ossia.checkpoint.load import load_weights
 from ossia.checkpoint.resolve import resolve_model
 from ossia.config import EngineConfig
 from ossia.engine.core import EngineCore
-from ossia.engine.step_graphs import StepGraphs
 from ossia.engine.messages import Generate
 from ossia.engine.start import start_engine
+from ossia.engine.step_graphs import StepGraphs
 from ossia.kernels.select import select_kernels
 from ossia.model import hopper_blocks
 from ossia.model.batch import ForwardBatch, LayerCache, PagedBatch

@@ -14,6 +14,6 @@ ROUTE_LARGE_TILES = 2048  # tokens from which router/triton_many.py has work for
 ROUTE_TRITON_TOKENS = 16  # router/triton_few.py is ahead; beyond, router/cuda_route.py
 ROUTE_FUSED_TOKENS = range(48, 257)  # router/cuda_route.py takes one launch; else two
 EXPERTS_FEW_ROWS = 16  # an expert, on average, of moe/cuda_decode.py; beyond, cuda_decode_mid.py
-EXPERTS_MID_ROWS = 64  # of moe/cuda_decode_mid.py; beyond, moe/cuda_prefill.py
+EXPERTS_MID_ROWS = 40  # of moe/cuda_decode_mid.py; beyond, moe/cuda_prefill.py
 GROUP_FEW_PAIRS = 256  # up to here router/triton_groups.py takes small blocks
 GROUP_SOME_PAIRS = 2048  # up to here, medium ones
