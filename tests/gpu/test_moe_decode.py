@@ -158,19 +158,19 @@ def test_few_tokens(experts_of, tokens, pdl):
     check_few(experts_of(), tokens, chosen, rows_a_tile(tokens, K, 32), pdl=pdl)
 
 
-@pytest.mark.parametrize("rows", [8, 16, 24, 32, 48, 64])
+@pytest.mark.parametrize("rows", [8, 16, 32])
 def test_all_tokens_like_the_same_experts(experts_of, rows):
     """An expert has several work items, and most experts none."""
     check_few(experts_of(), 90, chosen_experts(90, 32, among=5), rows)
 
 
-@pytest.mark.parametrize("count", [1, 7, 9, 17, 25, 33, 41, 47, 57, 64])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 17, 25, 31, 32])
 def test_items_of_every_size(experts_of, count):
-    """All tokens choose the same experts: each has one item of `count` rows, in a tile of 64."""
-    check_few(experts_of(), count, chosen_experts(count, 32, among=K), 64)
+    """All tokens choose the same experts: each has one item of `count` rows, in a tile of 32."""
+    check_few(experts_of(), count, chosen_experts(count, 32, among=K), 32)
 
 
-@pytest.mark.parametrize("rows", [8, 48, 64])
+@pytest.mark.parametrize("rows", [8, 16, 32])
 def test_other_sizes(experts_of, rows):
     """128 experts; and columns that do not divide into the usual stages."""
     check_few(experts_of(128), 40, chosen_experts(40, 128), rows)
@@ -185,14 +185,14 @@ def test_other_sizes(experts_of, rows):
         (16, 4, 2, 1, 5, 3, 2),
         (32, 4, 2, 2, 5, 4),
         (32, 16, 1, 1, 3, 5),
-        (48, 12, 1, 2, 3, 3),
-        (64, 4, 1, 2, 3, 5),
+        (16, 12, 1, 2, 3, 3),
+        (32, 4, 1, 2, 3, 5),
         (8, 8, 1, 1, 5, 6),  # scales with each stage; then of several stages at once
         (8, 8, 1, 1, 5, 4, 1, 3),
         (8, 4, 2, 1, 5, 3, 2, 3),
         (32, 8, 2, 1, 5, 4, 1, 9),
         (32, 8, 1, 1, 3, 4, 1, 5),
-        (64, 4, 1, 2, 3, 5, 1, 15),
+        (32, 4, 1, 2, 3, 5, 1, 15),
     ],
     ids=str,
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 from ossia.checkpoint.parts import Part, Place, assemble, model_parts
 from ossia.checkpoint.reader import CheckpointReader
 from ossia.checkpoint.resolve import ModelSource
+from ossia.checkpoint.rows import expect_rows
 from ossia.checkpoint.sources import DummySource, PackingSource, PartSource
 from ossia.model.weights import ModelWeights
 
@@ -92,6 +93,7 @@ def load_weights(
 
     with contextlib.closing(parts):
         weights = assemble(parts.config, read, place)
+    expect_rows(weights.embedding)
     if device.type == "cuda":
         _give_back_what_loading_took(device)
     return weights

@@ -21,6 +21,7 @@ from ossia.checkpoint.native_cache import NativeCache
 from ossia.checkpoint.pages_ahead import PagesAhead
 from ossia.checkpoint.parts import Part, model_parts
 from ossia.checkpoint.resolve import ModelSource
+from ossia.checkpoint.rows import expect_rows
 from ossia.checkpoint.sources import PackingSource, PartSource
 from ossia.config import ModelConfig
 from ossia.kernels.native.kernels import NativeKernels
@@ -69,6 +70,7 @@ def load_native(
     cache = None if source.path is None else NativeCache(source, kernels.dense.name.lower())
     with contextlib.closing(parts):
         embedding = parts.part(_embedding(parts.config)).to(dtype)
+        expect_rows(embedding)
         tensors = None if cache is None else cache.read(progress)
         if tensors is None:
             tensors = _put_in_order(source, parts, kernels, progress)

@@ -2,9 +2,10 @@
 
 Launched one by one, the operations of such a step take the host longer than the GPU. So that CUDA
 graphs can hold them, everything is padded: tokens to the size of a bucket, sequences to
-`SEQUENCES`. The tokens of padding are one more sequence, whose keys go to and come from the scratch
-page 0. The host sends one block of integers a step; pages of the full pool are taken from the
-tables that decoding uses too.
+`SEQUENCES`. The tokens of padding are one more sequence, which sees no keys: its own all go to the
+scratch page 0, over each other, and what they leave there must not reach the experts, where rows of
+padding decide in which order the sums of other rows are taken. The host sends one block of integers
+a step; pages of the full pool are taken from the tables that decoding uses too.
 """
 
 from __future__ import annotations
@@ -139,8 +140,12 @@ class SmallSteps:
         self._put_padding(block, slice(at, tokens))
         block.starts[count] = at
         block.starts[count + 1 :] = tokens
-        block.kv_lens[count] = tokens - at
-        for of_sequences in (block.sequence_seats, block.window_firsts, block.window_tables):
+        for of_sequences in (
+            block.sequence_seats,
+            block.kv_lens,
+            block.window_firsts,
+            block.window_tables,
+        ):
             of_sequences[count:] = 0
         self._sent.copy_(stage, non_blocking=True)
 
@@ -171,12 +176,12 @@ class SmallSteps:
         block.window_slots[place] = slots(pages.window, window_start)
 
     def _put_padding(self, block: _Block, place: slice) -> None:
-        positions = np.arange(place.stop - place.start)
+        slots = np.arange(place.stop - place.start) % self._page_size
         block.tokens[place] = 0
         block.seats[place] = 0
-        block.positions[place] = positions
-        block.full_slots[place] = positions % self._page_size
-        block.window_slots[place] = positions % self._page_size
+        block.positions[place] = 0
+        block.full_slots[place] = slots
+        block.window_slots[place] = slots
 
     def batch(self, tokens: int) -> ForwardBatch:
         """The step that was sent, of `tokens` tokens. Works on the device alone."""

@@ -71,7 +71,8 @@ def attend_prefill(
     """Attention of a step's tokens over what the cache holds, themselves included.
 
     Any mix of sequences: new prompts, chunks that go on, single tokens. Those that come first cost
-    what they cost when decoding, as far as `paged.num_decodes` says how many there are.
+    what they cost when decoding, as far as `paged.num_decodes` says how many there are. A sequence
+    with kv_lens 0 is padding, whatever its number of tokens: its rows become zero.
 
     Args:
         q: [tokens, heads, head_dim] contiguous, rotated.

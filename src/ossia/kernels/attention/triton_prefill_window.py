@@ -83,7 +83,7 @@ def attend_window(  # type: ignore[no-untyped-def]
     first = first_position - FIRST + 1 + tl.arange(0, FIRST)
     rest = first_position + 1 + tl.arange(0, REST)
     first_exist = first >= 0
-    rest_exist = rest < end
+    rest_exist = (rest >= 0) & (rest < end)  # padding has positions below zero
     first_page = tl.load(table_ptr + first // PAGE, mask=first_exist, other=0)
     rest_page = tl.load(table_ptr + rest // PAGE, mask=rest_exist, other=0)
 

@@ -1,7 +1,7 @@
 """The experts of a decoding step on Hopper, from MXFP4 in the layout of `hopper_layout.py`.
 
-`experts_one` serves one token and finds its experts itself; `experts_few` serves up to a few
-hundred tokens whose pairs were sorted by expert (`router/groups.py`). The formulas, the bytes they
+`experts_one` serves one token and finds its experts itself; `experts_few` serves up to a hundred
+or so tokens whose pairs were sorted by expert (`router/groups.py`). The formulas, the bytes they
 move and the launch shapes stand at the top of `cuda_decode_one.cu` and `cuda_decode_few.cu`.
 
 Call each once before capturing a CUDA graph: the first call compiles or loads the kernels.
@@ -23,7 +23,7 @@ from ossia.kernels.moe.hopper_layout import CHUNK, TILE, HopperExperts
 from ossia.kernels.router.groups import Groups, max_work
 
 ARCHITECTURE = "sm_90a"
-ROWS_A_TILE = (8, 16, 24, 32, 48, 64)  # what a work item may have at most
+ROWS_A_TILE = (8, 16, 32)  # what a work item may have at most
 _WARP = 32
 _SHARED_BYTES = 227 << 10  # that a block of Hopper can have, at most
 _STATIC_BYTES = 1 << 10  # of them, left for static shared memory
@@ -85,8 +85,8 @@ def rows_a_tile(tokens: int, k: int, num_experts: int) -> int:
     use costs only shared memory. So few sizes, of which each is compiled, are enough.
     """
     mean = tokens * k / num_experts
-    largest = 48 if mean <= 32 else 64
-    return next((n for n in (8, 16, 32) if mean + 3 * math.sqrt(mean) <= n), largest)
+    wanted = mean + 3 * math.sqrt(mean)
+    return next((n for n in ROWS_A_TILE if wanted <= n), ROWS_A_TILE[-1])
 
 
 def few_config(rows: int, hidden: int, intermediate: int) -> FewConfig:
@@ -94,10 +94,7 @@ def few_config(rows: int, hidden: int, intermediate: int) -> FewConfig:
     wanted = {
         8: FewConfig(8, 8, 1, 1, 5, 6, 1, 9),
         16: FewConfig(16, 8, 1, 1, 5, 6, 1, 9),
-        24: FewConfig(24, 8, 1, 1, 5, 6, 1, 3),
         32: FewConfig(32, 8, 1, 1, 5, 5, 1, 9),
-        48: FewConfig(48, 12, 1, 2, 3, 3, 1, 5),
-        64: FewConfig(64, 8, 1, 2, 3, 4, 1, 5),
     }[rows]
     if wanted.fits(hidden, intermediate):
         return wanted

@@ -1,4 +1,4 @@
-// The experts of a few to a few hundred tokens, in two launches. Rows are the (token, choice)
+// The experts of two to some hundred tokens, in two launches. Rows are the (token, choice)
 // pairs sorted by expert; a work item is up to N rows of one expert.
 //
 //   few_gate_up: h[row] = swiglu(G_e normed[token of row] + b)      bf16 [pairs, INTERMEDIATE]
@@ -27,7 +27,7 @@
 // Rows and tiles that a unit does not have hold stale bytes in shared memory; they only reach
 // elements of the product that nobody stores.
 //
-// Macros: HIDDEN, INTERMEDIATE, TOPK, N (a multiple of 8 up to 64), WARPS_M, WARPS_K, TILES, CHUNKS
+// Macros: HIDDEN, INTERMEDIATE, TOPK, N (a multiple of 8 up to 32), WARPS_M, WARPS_K, TILES, CHUNKS
 // (divides HIDDEN / 64 and INTERMEDIATE / 64), STAGES, SCALE_STEPS (divides the stages of a unit),
 // BLOCKS_A_SM.
 
@@ -52,6 +52,7 @@ static_assert(STAGES <= (SCALE_SLOTS - 1) * SCALE_STEPS + 1, "scales are read be
 constexpr int PIECES = CHUNK * 2 / 16;     // of 16 bytes, of a row in a chunk
 constexpr int ROWS_A_COPY = WARP / PIECES; // that a warp copies by one instruction
 constexpr int ROW_STEP = ROW_COPIERS * ROWS_A_COPY;
+static_assert(N <= WARP, "a lane has the number of one row");
 static_assert(N % ROW_STEP == 0, "the copying warps share the rows evenly");
 
 struct Item { // as `Groups.work` has it
@@ -209,17 +210,13 @@ template <bool GATE_UP> struct Experts {
   template <int NS>
   __device__ __forceinline__ void multiply(Item item, int first_tile, int end_tile, Place &place,
                                            int warp_m, int warp_k, int lane) const {
-    // Groups of 8 columns whose operands are in registers together, for products that follow each
-    // other without waiting.
-    constexpr int GROUP = NS > 4 ? (NS + 1) / 2 : NS;
-    // With a single product at a time, two sums halve the chain of dependent instructions.
+    // With a single product at a time, two sums halve the chain of dependent instructions. So the last
+    // bit of a row's result can depend on how many rows share its item.
     constexpr int SUMS = TILES * NS == 1 ? 2 : 1;
     float sums[SUMS][TILES][NS][4] = {};
     bool active = first_tile < end_tile;
-    int pairs[(NS + 3) / 4]; // lane i has those of rows i, i + 32
-#pragma unroll
-    for (int i = 0; i < (NS + 3) / 4 && !GATE_UP; i++)
-      pairs[i] = pair_of_row[item.first_row + min(i * WARP + lane, item.rows - 1)];
+    int pair = 0; // of row `lane`
+    if (!GATE_UP) pair = pair_of_row[item.first_row + min(lane, item.rows - 1)];
     u32 biases[TILES];
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
@@ -268,22 +265,18 @@ template <bool GATE_UP> struct Experts {
                   a[s][m][3] = multiply_bf16x2(a[s][m][3], high);
                 }
               }
+              uint4 x[NS];
 #pragma unroll
-              for (int first = 0; first < NS; first += GROUP) {
-                uint4 x[GROUP];
+              for (int j = 0; j < NS; j++)
+                x[j] = load_matrices(base + rows_at + j * 8 * PITCH + chunk * 128 + half * 64);
 #pragma unroll
-                for (int j = 0; j < GROUP && first + j < NS; j++)
-                  x[j] = load_matrices(base + rows_at + (first + j) * 8 * PITCH + chunk * 128 +
-                                       half * 64);
+              for (int s = 0; s < 2; s++) {
 #pragma unroll
-                for (int s = 0; s < 2; s++) {
+                for (int m = 0; m < TILES; m++) {
 #pragma unroll
-                  for (int m = 0; m < TILES; m++) {
-#pragma unroll
-                    for (int j = 0; j < GROUP && first + j < NS; j++)
-                      multiply_add(sums[s % SUMS][m][first + j], a[s][m], s ? x[j].z : x[j].x,
-                                   s ? x[j].w : x[j].y);
-                  }
+                  for (int j = 0; j < NS; j++)
+                    multiply_add(sums[s % SUMS][m][j], a[s][m], s ? x[j].z : x[j].x,
+                                 s ? x[j].w : x[j].y);
                 }
               }
             }
@@ -303,7 +296,7 @@ template <bool GATE_UP> struct Experts {
       }
     }
     add_partial<NS>(sums[0], warp_m, warp_k, lane);
-    if (warp_k == 0 && active) store<NS>(sums[0], biases, item, pairs, first_tile, end_tile, lane);
+    if (warp_k == 0 && active) store<NS>(sums[0], biases, item, pair, first_tile, end_tile, lane);
   }
 
   // Sum over the warps that share tiles, into the first of them.
@@ -345,16 +338,15 @@ template <bool GATE_UP> struct Experts {
 
   template <int NS>
   __device__ __forceinline__ void store(const float (&sums)[TILES][NS][4],
-                                        const u32 (&biases)[TILES], Item item,
-                                        const int (&pairs)[(NS + 3) / 4], int first_tile,
-                                        int end_tile, int lane) const {
+                                        const u32 (&biases)[TILES], Item item, int pair,
+                                        int first_tile, int end_tile, int lane) const {
     int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int j = 0; j < NS; j++) {
       // Transposed, a lane has neighbours of one row, and not elements of two rows.
       int n = j * 8 + g;
       long long row = item.first_row + n;
-      if (!GATE_UP) row = __shfl_sync(ALL_LANES, pairs[j / 4], n % WARP);
+      if (!GATE_UP) row = __shfl_sync(ALL_LANES, pair, n);
       u16 *to = out + row * (GATE_UP ? INTERMEDIATE : HIDDEN);
 #pragma unroll
       for (int m = 0; m < TILES; m++) {
@@ -381,15 +373,14 @@ template <bool GATE_UP> struct Experts {
     }
   }
 
-  // As many columns as the item has rows, in a few sizes, each its own loop.
+  // As many columns as the item has rows, each number its own loop.
   template <int NS>
   __device__ __forceinline__ void multiply_rows(Item item, int first_tile, int end_tile,
                                                 Place &place, int warp_m, int warp_k,
                                                 int lane) const {
     if constexpr (NS < N / 8) {
       if (item.rows > NS * 8) {
-        multiply_rows<NS + (NS < 6 ? 1 : 2)>(item, first_tile, end_tile, place, warp_m, warp_k,
-                                             lane);
+        multiply_rows<NS + 1>(item, first_tile, end_tile, place, warp_m, warp_k, lane);
         return;
       }
     }
@@ -406,8 +397,8 @@ template <bool GATE_UP> struct Experts {
     for (int unit = blockIdx.x; unit < plan.units; unit += gridDim.x) {
       Item item = next;
       if (unit + (int)gridDim.x < plan.units) next = work[(unit + gridDim.x) % plan.items];
-      multiply_rows<(N > 32 ? 2 : 1)>(item, plan.first_tile(unit) + warp_m * TILES,
-                                      plan.end_tile(unit), place, warp_m, warp_k, lane);
+      multiply_rows<1>(item, plan.first_tile(unit) + warp_m * TILES, plan.end_tile(unit), place,
+                       warp_m, warp_k, lane);
     }
   }
 };
