@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level",
         metavar="NAME",
-        help="of instructions: amx, avx512-vnni, avx512, avx2 or portable (default: the best here)",
+        help="of instructions: amx, avx512-vnni, avx512, avx2, neon, portable (default: best here)",
     )
     parser.add_argument(
         "--threads",
