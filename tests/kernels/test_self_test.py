@@ -50,6 +50,23 @@ def test_forgotten_sinks_are_found(kernels, dtype):
         self_test(replace(kernels, prepare_attention=without), CPU, dtype)
 
 
+def test_attention_that_is_wrong_only_where_all_decode_is_found(kernels, dtype):
+    def off(paged, *sizes):
+        attend = kernels.prepare_attention(paged, *sizes)
+        return attend if paged.max_query_len > 1 else lambda *a: attend(*a) * 1.2
+
+    with pytest.raises(StartupError, match=r"attention \(TORCH, window\)"):
+        self_test(replace(kernels, prepare_attention=off), CPU, dtype)
+
+
+def test_experts_that_are_wrong_only_for_many_tokens_are_found(kernels, dtype):
+    def off(x, *arguments):
+        return kernels.run_experts(x, *arguments) * (1.2 if len(x) * 4 > 16 * 8 else 1)
+
+    with pytest.raises(StartupError, match="The moe kernel gives wrong"):
+        self_test(replace(kernels, run_experts=off), CPU, dtype)
+
+
 @pytest.mark.parametrize(
     ("kernel", "named"),
     [

@@ -6,7 +6,7 @@ Inputs are small and fixed; the whole takes a few hundredths of a second on a CP
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +30,10 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 4e-3}
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM = 64, 8, 2, 64
 PAGE_SIZE, WINDOW = 16, 24
-_CACHED, _NEW = (0, 40, 70), (20, 1, 3)  # tokens of three sequences: prefill, decode, a chunk
+# Tokens of three sequences, cached and new: prefill, decode, a chunk; then all of them decode.
+# Experts get fewer and more rows than a small tile has. Kernels have a variant for each.
+_STEPS = (((0, 40, 70), (20, 1, 3)), ((9, 40, 70), (1, 1, 1)))
+_MOE_TOKENS = (5, 40)
 
 
 def self_test(kernels: Kernels, device: torch.device, dtype: torch.dtype) -> None:
@@ -116,29 +119,32 @@ def _full_attention(kernels: Kernels, make: _Inputs) -> tuple[Tensor, Tensor]:
 def _attention(
     prepare: PrepareAttention, make: _Inputs, window: int | None
 ) -> tuple[Tensor, Tensor]:
-    paged, pages = _paged(make.device, window)
-    shape = (pages, PAGE_SIZE, KV_HEADS, HEAD_DIM)
-    keys, values = make.normal(*shape), make.normal(*shape)
-    tokens = sum(_NEW)
-    q = make.normal(tokens, HEADS, HEAD_DIM)
-    k, v = (make.normal(tokens, KV_HEADS, HEAD_DIM) for _ in range(2))
-    sinks = make.normal(HEADS)
-    ours, truth = (
-        backend(paged, PAGE_SIZE, KV_HEADS, window)(
-            q, k, v, LayerCache(keys.clone(), values.clone()), sinks, HEAD_DIM**-0.5
-        )
-        for backend in (prepare, attention_reference.prepare_attention)
-    )
-    return ours, truth
+    results: tuple[list[Tensor], list[Tensor]] = [], []
+    for cached, new in _STEPS:
+        paged, pages = _paged(cached, new, make.device, window)
+        shape = (pages, PAGE_SIZE, KV_HEADS, HEAD_DIM)
+        keys, values = make.normal(*shape), make.normal(*shape)
+        q = make.normal(sum(new), HEADS, HEAD_DIM)
+        k, v = (make.normal(sum(new), KV_HEADS, HEAD_DIM) for _ in range(2))
+        sinks = make.normal(HEADS)
+        for backend, found in zip(
+            (prepare, attention_reference.prepare_attention), results, strict=True
+        ):
+            attend = backend(paged, PAGE_SIZE, KV_HEADS, window)
+            cache = LayerCache(keys.clone(), values.clone())
+            found.append(attend(q, k, v, cache, sinks, HEAD_DIM**-0.5))
+    return torch.cat(results[0]), torch.cat(results[1])
 
 
-def _paged(device: torch.device, window: int | None) -> tuple[PagedBatch, int]:
+def _paged(
+    cached: Sequence[int], new: Sequence[int], device: torch.device, window: int | None
+) -> tuple[PagedBatch, int]:
     """The step of the test, its pages handed out from last to first, and the number of pages."""
     firsts = [
-        0 if window is None else max(0, cached - window + 1) // PAGE_SIZE * PAGE_SIZE
-        for cached in _CACHED
+        0 if window is None else max(0, before - window + 1) // PAGE_SIZE * PAGE_SIZE
+        for before in cached
     ]
-    lengths = [cached + new for cached, new in zip(_CACHED, _NEW, strict=True)]
+    lengths = [before + after for before, after in zip(cached, new, strict=True)]
     counts = [-(-(n - first) // PAGE_SIZE) for n, first in zip(lengths, firsts, strict=True)]
     free = list(range(sum(counts)))
     table = torch.zeros(len(lengths), max(counts), dtype=torch.int32)
@@ -146,9 +152,9 @@ def _paged(device: torch.device, window: int | None) -> tuple[PagedBatch, int]:
     for s, count in enumerate(counts):
         pages = torch.tensor([free.pop() for _ in range(count)])
         table[s, :count] = pages
-        at = torch.arange(_CACHED[s], lengths[s]) - firsts[s]
+        at = torch.arange(cached[s], lengths[s]) - firsts[s]
         slots.append(pages[at // PAGE_SIZE] * PAGE_SIZE + at % PAGE_SIZE)
-    starts = torch.tensor([0, *_NEW]).cumsum(0)
+    starts = torch.tensor([0, *new]).cumsum(0)
 
     def int32(values: Tensor | list[int]) -> Tensor:
         return torch.as_tensor(values).to(device, torch.int32)
@@ -159,7 +165,7 @@ def _paged(device: torch.device, window: int | None) -> tuple[PagedBatch, int]:
         first_positions=int32(firsts),
         kv_lens=int32(lengths),
         query_starts=int32(starts),
-        max_query_len=max(_NEW),
+        max_query_len=max(new),
         max_kv_len=max(lengths),
     )
     return paged, sum(counts)
@@ -173,9 +179,9 @@ def _moe(kernels: Kernels, make: _Inputs) -> tuple[Tensor, Tensor]:
         down=make.packed(experts, HIDDEN, intermediate // 32),
         down_bias=make.normal(experts, HIDDEN),
     )
-    x, router_logits = make.normal(5, HIDDEN), make.normal(5, experts)
+    inputs = [(make.normal(n, HIDDEN), make.normal(n, experts)) for n in _MOE_TOKENS]
     ours, truth = (
-        run(x, *route(router_logits, 4), weights, 1.702, 7.0)
+        torch.cat([run(x, *route(logits, 4), weights, 1.702, 7.0) for x, logits in inputs])
         for route, run in (
             (kernels.route, kernels.run_experts),
             (moe_reference.route, moe_reference.run_experts),
