@@ -1,7 +1,6 @@
 """Bits become the smaller of two lists, and equal bits one object."""
 
 import numpy as np
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +8,6 @@ from ossia.engine import masks as masks_module
 from ossia.engine.masks import MASK_WORDS, AllBut, MaskCache, Only, mask_of, only
 from ossia.engine.vocabulary import FIRST_SPECIAL, TOKENIZER_SIZE
 
-CPU = torch.device("cpu")
 tokens = st.integers(0, TOKENIZER_SIZE - 1)
 
 
@@ -25,7 +23,7 @@ def free_text(*specials: int) -> np.ndarray:
 
 @given(st.sets(tokens, min_size=1, max_size=300))
 def test_few_allowed_tokens_are_listed(allowed):
-    mask = mask_of(words_of(allowed), CPU)
+    mask = mask_of(words_of(allowed))
     assert isinstance(mask, Only)
     assert mask.tokens.tolist() == mask.ids.tolist() == sorted(allowed)
     assert mask.forced == (min(allowed) if len(allowed) == 1 else None)
@@ -33,14 +31,14 @@ def test_few_allowed_tokens_are_listed(allowed):
 
 @given(st.sets(tokens, max_size=300))
 def test_few_forbidden_tokens_are_listed(forbidden):
-    mask = mask_of(words_of(set(range(TOKENIZER_SIZE)) - forbidden), CPU)
+    mask = mask_of(words_of(set(range(TOKENIZER_SIZE)) - forbidden))
     assert isinstance(mask, AllBut)
     assert mask.ids.tolist() == sorted(forbidden)
 
 
 def test_free_text_is_recognised_by_what_it_allows():
     def is_free(words) -> bool:
-        mask = mask_of(words, CPU)
+        mask = mask_of(words)
         assert isinstance(mask, AllBut)
         return mask.free_text
 
@@ -53,7 +51,7 @@ def test_free_text_is_recognised_by_what_it_allows():
 
 
 def test_equal_bits_are_one_mask():
-    masks = MaskCache(CPU, capacity=2)
+    masks = MaskCache(capacity=2)
     first = masks.get(free_text(200007))
     assert masks.get(free_text(200007)) is first
     masks.get(words_of([1]))
@@ -72,7 +70,7 @@ def test_a_mask_of_given_tokens():
 def test_the_bits_of_a_mask_are_kept_or_found_again():
     bits = free_text(200007)
     given = bits.copy()
-    kept = MaskCache(CPU).get(given)
+    kept = MaskCache().get(given)
     given[:] = 0
     assert masks_module.words_of(kept).tolist() == bits.tolist()
     listed = AllBut(kept.ids, True)

@@ -88,7 +88,7 @@ class FakeRunner:
     def __init__(self, page_size: int, source: random.Random, *, faults: float = 0.0) -> None:
         self.pipelined = True
         self.model_seconds = 0.0
-        self.masks = MaskWorker(MaskCache(CPU))
+        self.masks = MaskWorker(MaskCache())
         self.ahead = 0  # steps started while another one was out
         self._page_size = page_size
         self._source = source
@@ -273,7 +273,7 @@ class Engine:
         runner = FakeRunner(shape.page_size, random.Random(seed), faults=faults)
         runner.pipelined = pipelined
         info = EngineInfo("", "", "", "", None, "", VOCAB + 2, CONTEXT, shape.seqs, [EOS], [])
-        grammars = Grammars(MaskCache(CPU), no_vocabulary)
+        grammars = Grammars(MaskCache(), no_vocabulary)
         return cls(EngineCore(scheduler, runner, grammars, info, 0), scheduler, runner)
 
     def add(self, name: str, prompt: list[int], params: SamplingParams) -> None:

@@ -21,7 +21,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
 ]
-CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
 
 PLAIN = [{}, {"temperature": 0.0}, {"temperature": 0.3}, {"temperature": 2.0}]
@@ -70,7 +69,7 @@ def logits_of(rows: int, seed: int, scale: float = 3.0) -> torch.Tensor:
 
 
 def masks_of(rows: int) -> list:
-    cache = MaskCache(CPU)
+    cache = MaskCache()
     rng = np.random.default_rng(3)
 
     def mask(count: int):

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -92,6 +92,31 @@ class AttentionCase:
         assert torch.equal(cache.keys.flatten(0, 1)[slots], self.k.to(cache.keys.dtype))
         assert torch.equal(cache.values.flatten(0, 1)[slots], self.v.to(cache.values.dtype))
         return out
+
+    def with_padding(self, tokens: int) -> AttentionCase:
+        """The same with a sequence of tokens that see no keys, and a last one without tokens."""
+        paged, zeros = self.paged, torch.zeros(2, dtype=torch.int32, device=self.q.device)
+        used = set(paged.page_table.flatten().tolist())
+        spare = next(page for page in range(len(self.cache.keys)) if page not in used)
+        slots = spare * self.page_size + torch.arange(tokens, device=self.q.device)
+        assert tokens <= self.page_size
+        ends = torch.full_like(zeros, len(self.q) + tokens)
+        padded = replace(
+            paged,
+            slots=torch.cat((paged.slots, slots)),
+            page_table=torch.cat(
+                (paged.page_table, torch.zeros_like(paged.page_table[:1])[[0, 0]])
+            ),
+            first_positions=torch.cat((paged.first_positions, zeros)),
+            kv_lens=torch.cat((paged.kv_lens, zeros)),
+            query_starts=torch.cat((paged.query_starts, ends)),
+            max_query_len=max(paged.max_query_len, tokens),
+        )
+        q, k, v = (
+            torch.cat((x, torch.full_like(x[:1], 3).expand(tokens, -1, -1)))
+            for x in (self.q, self.k, self.v)
+        )
+        return replace(self, paged=padded, q=q, k=k, v=v)
 
 
 @pytest.fixture

@@ -28,6 +28,17 @@ def test_matches_the_reference(attention_case, step, window, heads):
     )
 
 
+@pytest.mark.parametrize("prepare", [blocked.prepare_attention, reference.prepare_attention])
+@pytest.mark.parametrize("window", [None, 10])
+@pytest.mark.parametrize("padding", [1, 30])
+def test_padding_sees_no_keys(attention_case, prepare, window, padding):
+    case = attention_case(*STEPS["mixed"], window=window, page_size=32)
+    expected = case.run(prepare)
+    found = case.with_padding(padding).run(prepare)
+    assert torch.equal(found[: len(expected)], expected)
+    assert torch.equal(found[len(expected) :], torch.zeros_like(found[len(expected) :]))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_other_types(attention_case, dtype):
     case = attention_case(*STEPS["mixed"], window=10, dtype=dtype)

@@ -119,24 +119,11 @@ def test_single_tokens_that_come_first(prefill, attention_case, decodes, window)
 @pytest.mark.parametrize("padding", [1, 15, 17, 45])
 def test_padding_sees_no_keys(prefill, attention_case, padding, window):
     """Nor does what its slots hold show: those that nobody wrote are NaN here."""
-    case = attention_case([20, 0], [9, 30], window=window, page_size=16)
+    case = attention_case([20, 0], [9, 30], window=window, page_size=64)
     expected = case.run(reference.prepare_attention)
-    paged = case.paged
-    padded = replace(
-        paged,
-        page_table=torch.cat((paged.page_table, torch.zeros_like(paged.page_table[:2]))),
-        first_positions=torch.cat((paged.first_positions, torch.zeros(2, dtype=torch.int32))),
-        kv_lens=torch.cat((paged.kv_lens, torch.zeros(2, dtype=torch.int32))),
-        query_starts=torch.cat(
-            (paged.query_starts, torch.full((2,), len(case.q) + padding, dtype=torch.int32))
-        ),
-    )
-    write_cache(case.cache, paged, case.k, case.v)
-    q = torch.cat((case.q, torch.full_like(case.q[:1], 3).expand(padding, -1, -1)))
-    scale = q.shape[-1] ** -0.5
-    out = prefill.attend_prefill(q, case.cache, padded, case.sinks, scale, window)
-    torch.testing.assert_close(out[: len(case.q)], expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(out[len(case.q) :], torch.zeros_like(out[len(case.q) :]))
+    found = run(prefill, case.with_padding(padding))
+    torch.testing.assert_close(found[: len(expected)], expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[len(expected) :], torch.zeros_like(found[len(expected) :]))
 
 
 @interpreted

@@ -56,6 +56,16 @@ def test_triton_matches_the_reference(prepare, attention_case, cached, new, wind
 
 
 @interpreted
+@pytest.mark.parametrize("window", [None, 10])
+def test_triton_lets_padding_see_no_keys(prepare, attention_case, window):
+    case = attention_case([20, 0, 5], [1, 20, 9], window=window, page_size=32)
+    expected = case.run(reference.prepare_attention)
+    found = case.with_padding(20).run(prepare)
+    torch.testing.assert_close(found[: len(expected)], expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[len(expected) :], torch.zeros_like(found[len(expected) :]))
+
+
+@interpreted
 def test_triton_in_float16_stays_within_rounding(prepare, attention_case):
     case = attention_case([20, 0], [1, 40], dtype=torch.float16, window=10)
     torch.testing.assert_close(

@@ -28,7 +28,7 @@ class Only:
     """These tokens and no others."""
 
     tokens: NDArray[np.int64]  # [n], ascending, n >= 1
-    ids: Tensor  # the same, on the device of the logits
+    ids: Tensor  # the same numbers
     forced: int | None  # the token, if there is just one
     words: NDArray[np.int32] | None = None  # the bits it was made of, if any
 
@@ -54,20 +54,20 @@ Mask = Only | AllBut | Nothing
 
 def only(*tokens: int) -> Only:
     """A mask of some given tokens."""
-    return _only(np.array(sorted(tokens), dtype=np.int64), torch.device("cpu"))
+    return _only(np.array(sorted(tokens), dtype=np.int64))
 
 
-def mask_of(words: NDArray[np.int32], device: torch.device) -> Only | AllBut:
+def mask_of(words: NDArray[np.int32]) -> Only | AllBut:
     """The mask of int32 [MASK_WORDS]; bit i of word w allows token 32 * w + i, at least one is set.
 
-    Its ids are copied to the device without waiting for it. The words are kept, not copied.
+    The words are kept, not copied.
     """
     bits = np.unpackbits(words.view(np.uint8), bitorder="little").view(np.bool_)
     if int(np.count_nonzero(bits)) <= _ONLY_UP_TO:
-        return _only(np.flatnonzero(bits), device, words)
+        return _only(np.flatnonzero(bits), words)
     # Where no special token is allowed the text may not end yet, so the next state is another one.
     free_text = bool(bits[:FIRST_SPECIAL].all() and bits[FIRST_SPECIAL:].any())
-    return AllBut(_to(np.flatnonzero(~bits), device), free_text, words)
+    return AllBut(torch.from_numpy(np.flatnonzero(~bits)), free_text, words)
 
 
 def words_of(mask: Only | AllBut) -> NDArray[np.int32]:
@@ -76,30 +76,20 @@ def words_of(mask: Only | AllBut) -> NDArray[np.int32]:
         return mask.words
     only_these = isinstance(mask, Only)
     bits = np.full(TOKENIZER_SIZE, not only_these, dtype=np.uint8)
-    bits[mask.ids.cpu().numpy()] = only_these
+    bits[mask.ids.numpy()] = only_these
     return np.packbits(bits, bitorder="little").view(np.int32)
 
 
-def _only(
-    tokens: NDArray[np.int64], device: torch.device, words: NDArray[np.int32] | None = None
-) -> Only:
+def _only(tokens: NDArray[np.int64], words: NDArray[np.int32] | None = None) -> Only:
     forced = int(tokens[0]) if len(tokens) == 1 else None
-    return Only(tokens, _to(tokens, device), forced, words)
-
-
-def _to(ids: NDArray[np.int64], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(ids)
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return Only(tokens, torch.from_numpy(tokens), forced, words)
 
 
 class MaskCache:
     """Masks by their bits, the least recently used ones dropped. Safe to use from many threads."""
 
-    def __init__(self, device: torch.device, capacity: int = 512) -> None:
+    def __init__(self, capacity: int = 512) -> None:
         """A mask takes 25 kB, and up to 800 kB more for its ids."""
-        self._device = device
         self._capacity = capacity
         self._masks: OrderedDict[bytes, Only | AllBut] = OrderedDict()
         self._lock = threading.Lock()
@@ -112,7 +102,7 @@ class MaskCache:
             if mask is not None:
                 self._masks.move_to_end(key)
                 return mask
-        mask = mask_of(np.frombuffer(key, dtype=np.int32), self._device)
+        mask = mask_of(np.frombuffer(key, dtype=np.int32))
         with self._lock:
             mask = self._masks.setdefault(key, mask)
             if len(self._masks) > self._capacity:

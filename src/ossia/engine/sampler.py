@@ -1,4 +1,6 @@
-"""From logits to tokens, for many sequences with parameters of their own.
+"""From logits to tokens on a CPU, for many sequences with parameters of their own.
+
+`DeviceSampler` does the same on a GPU.
 
 Order of operations, for each row:
  1. log-probabilities, if asked for: log softmax of the logits as the model gave them;
@@ -38,7 +40,7 @@ from ossia.engine.vocabulary import TOKENIZER_SIZE
 
 BLOCK = 128  # tokens summarised together; 201088 is a multiple
 TOP_P_BUCKETS = 0x3F80 + 1  # upper 16 bits of a float32 in [0, 1]
-CPU_ROWS = 4  # sampled together; 1 pays more for calls, 32 for memory
+ROWS = 4  # sampled together; 1 pays more for calls, 32 for memory
 
 NOT_FINITE = (
     "The model computed values that are not finite numbers for this request; it was stopped."
@@ -82,7 +84,7 @@ def sample(
             results[i] = Sampled(mask.forced)
         else:
             few.append(_Row(i, state, mask))
-    for rows in _groups(whole, logits.device):
+    for rows in _groups(whole):
         _sample_whole(logits, rows, results)
     if few:
         _sample_few(logits, few, results)
@@ -95,19 +97,15 @@ class _Row(NamedTuple):
     mask: Only | AllBut | None
 
 
-def _groups(rows: list[_Row], device: torch.device) -> Iterator[list[_Row]]:
+def _groups(rows: list[_Row]) -> Iterator[list[_Row]]:
     """Rows to be sampled together.
 
-    A GPU wants them all at once. On a CPU few at a time stay in the cache, and only neighbours go
-    together, because rows that do not stand together have to be copied.
+    Few at a time stay in the cache, and only neighbours go together, because rows that do not
+    stand together have to be copied.
     """
-    if device.type != "cpu":
-        if rows:
-            yield rows
-        return
     group: list[_Row] = []
     for row in rows:
-        if group and (len(group) == CPU_ROWS or row.at != group[-1].at + 1):
+        if group and (len(group) == ROWS or row.at != group[-1].at + 1):
             yield group
             group = []
         group.append(row)
@@ -130,7 +128,7 @@ def _sample_whole(logits: Tensor, rows: Sequence[_Row], results: dict[int, Sampl
             if state.edits_logits:
                 _edit(line, state)
             if state.stop_is_masked:
-                line[torch.tensor(state.stop_token_ids, device=x.device)] = -math.inf
+                line[torch.tensor(state.stop_token_ids)] = -math.inf
         _forbid(x, [row.mask for row in rows])
     tokens, tops = _choose(x, states)
     logprobs = _logprobs(raw, tokens, states)
@@ -150,8 +148,8 @@ def _sample_few(logits: Tensor, rows: Sequence[_Row], results: dict[int, Sampled
                 line = line.clone()
             _edit(line, row.state)
         tokens.append(allowed)
-        values.append(line.index_select(0, ids.to(line.device, non_blocking=True)))
-    together = torch.cat(values).cpu().numpy()
+        values.append(line.index_select(0, ids))
+    together = torch.cat(values).numpy()
     start = 0
     for row, allowed in zip(rows, tokens, strict=True):
         index, top = choose(together[start : start + len(allowed)], row.state)
@@ -171,7 +169,7 @@ def _allowed(row: _Row) -> tuple[NDArray[np.int64], Tensor]:
         places = places[mask.tokens.take(places, mode="clip") == stops]
         if 0 < len(places) < len(mask.tokens):
             others = np.delete(mask.tokens, places)
-            return others, torch.from_numpy(others).to(mask.ids.device)
+            return others, torch.from_numpy(others)
     return mask.tokens, mask.ids
 
 
@@ -180,7 +178,7 @@ def _take(logits: Tensor, indices: Sequence[int]) -> Tensor:
     first, last = indices[0], indices[-1]
     if last - first == len(indices) - 1:
         return logits[first : last + 1]
-    return logits[torch.tensor(indices, device=logits.device)]
+    return logits[torch.tensor(indices)]
 
 
 def _choose(x: Tensor, states: Sequence[SamplingState]) -> tuple[list[int], list[float]]:
@@ -193,7 +191,7 @@ def _choose(x: Tensor, states: Sequence[SamplingState]) -> tuple[list[int], list
     else:
         chosen = _argmax(x, block_max)
         if random:
-            index = torch.tensor(random, device=x.device)
+            index = torch.tensor(random)
             chosen[index] = _draw(x[index], block_max[index], [states[i] for i in random])
     return chosen.tolist(), top.tolist()
 
@@ -208,8 +206,8 @@ def _edit(x: Tensor, state: SamplingState) -> None:
     """Penalties and bias, in place on x [vocab]."""
     params = state.params
     if state.counts is not None:
-        ids = torch.from_numpy(state.counts.ids).to(x.device)
-        counts = torch.from_numpy(state.counts.counts).to(x.device)
+        ids = torch.from_numpy(state.counts.ids)
+        counts = torch.from_numpy(state.counts.counts)
         seen = x[ids]
         if params.repetition_penalty != 1.0:
             penalty = params.repetition_penalty
@@ -218,8 +216,8 @@ def _edit(x: Tensor, state: SamplingState) -> None:
         seen -= (counts > 0) * params.presence_penalty
         x[ids] = seen
     if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias), device=x.device)
-        x[ids] += torch.tensor(list(params.logit_bias.values()), dtype=x.dtype, device=x.device)
+        ids = torch.tensor(list(params.logit_bias))
+        x[ids] += torch.tensor(list(params.logit_bias.values()), dtype=x.dtype)
 
 
 def _forbid(x: Tensor, masks: Sequence[Only | AllBut | None]) -> None:
@@ -236,15 +234,14 @@ def _forbid(x: Tensor, masks: Sequence[Only | AllBut | None]) -> None:
 def _draw(x: Tensor, block_max: Tensor, states: Sequence[SamplingState]) -> Tensor:
     """Tokens int64 [rows] for rows with a temperature; x [rows, vocab]."""
     params = [state.params for state in states]
-    device = x.device
-    scale = _column([LOG2_E / p.temperature for p in params], device)
+    scale = _column([LOG2_E / p.temperature for p in params])
     weights = torch.sub(x, block_max.amax(-1, keepdim=True)).mul_(scale).exp2_()  # 0 to 1
     # Filters are 0.0 or 1.0 and multiplied: faster than masking on a CPU.
     in_top_k: Tensor | None = None
     if any(p.top_k for p in params):
         kth = _kth_largest(x, block_max, [p.top_k or x.shape[1] for p in params])
         in_top_k = torch.ge(x, kth, out=torch.empty_like(x))
-    smallest = _column([p.min_p for p in params], device)
+    smallest = _column([p.min_p for p in params])
     if any(p.top_p < 1.0 for p in params):
         nucleus = _nucleus(weights, in_top_k, [p.top_p for p in params])
         smallest = torch.maximum(smallest, nucleus)
@@ -253,7 +250,7 @@ def _draw(x: Tensor, block_max: Tensor, states: Sequence[SamplingState]) -> Tens
     if any(p.min_p > 0.0 or p.top_p < 1.0 for p in params):
         weights *= torch.ge(weights, smallest, out=torch.empty_like(weights))
     draws = [uniform(state.seed, state.generated) for state in states]
-    return _pick(weights, torch.tensor(draws, dtype=torch.float64, device=device))
+    return _pick(weights, torch.tensor(draws, dtype=torch.float64))
 
 
 def _pick(weights: Tensor, draws: Tensor) -> Tensor:
@@ -320,7 +317,7 @@ def _nucleus(weights: Tensor, in_top_k: Tensor | None, top_ps: Sequence[float]) 
         mass *= in_top_k
     upper = (bits >> 16).clamp_(0, TOP_P_BUCKETS - 1).long()  # clamped for NaN alone
     histogram = mass.new_zeros((len(top_ps), TOP_P_BUCKETS)).scatter_add_(1, upper, mass)
-    wanted = _column(top_ps, weights.device).double() * histogram.sum(-1, keepdim=True)
+    wanted = _column(top_ps).double() * histogram.sum(-1, keepdim=True)
     high, above = _bucket_reaching(histogram, wanted)
     mass *= upper == high
     lower = (bits & 0xFFFF).long()
@@ -371,5 +368,5 @@ def _blocks(x: Tensor) -> Tensor:
     return x.view(x.shape[0], -1, BLOCK)
 
 
-def _column(values: Sequence[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
+def _column(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).unsqueeze(1)

@@ -83,7 +83,7 @@ def start_engine(
     weights = _load_and_warm_up(source, config, kernels, plan, device, dtype, progress)
     model = model_class(ARCHITECTURE)(weights, kernels, device)
     # The sampler of a GPU takes the bits of a mask, and keeps a table of them there.
-    masks = MaskCache(torch.device("cpu"))
+    masks = MaskCache()
     runner = _runner(model, plan, MaskWorker(masks), kernels, device)
     scheduler = Scheduler(
         SchedulerConfig(

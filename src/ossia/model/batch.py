@@ -20,7 +20,8 @@ class PagedBatch:
     slots: Tensor  # int64 [tokens]: page * page_size + offset, where each new key is written
     page_table: Tensor  # int32 [seqs, pages]; unused entries are 0
     first_positions: Tensor  # int32 [seqs]
-    kv_lens: Tensor  # int32 [seqs]: positions known after this step, from the sequence's start
+    # int32 [seqs]: positions known after this step, from the sequence's start; 0: tokens of padding
+    kv_lens: Tensor
     query_starts: (
         Tensor  # int32 [seqs + 1]: tokens of sequence s are query_starts[s] .. [s + 1] - 1
     )

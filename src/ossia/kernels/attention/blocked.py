@@ -63,13 +63,24 @@ def _parts(paged: PagedBatch, page_size: int, kv_heads: int, window: int | None)
     lengths = paged.kv_lens.tolist()
     places = _Places(paged, page_size, kv_heads)
     parts: list[_Part] = []
-    single = [s for s in range(len(lengths)) if starts[s + 1] - starts[s] == 1]
+    single = [s for s, n in enumerate(lengths) if n and starts[s + 1] - starts[s] == 1]
     if single:
         parts.append(_decode(single, [starts[s] for s in single], paged, places, window))
     for s, length in enumerate(lengths):
-        if starts[s + 1] - starts[s] > 1:
+        if not length:
+            parts.append(_padding(starts[s], starts[s + 1]))
+        elif starts[s + 1] - starts[s] > 1:
             parts.append(_prefill(s, starts[s], starts[s + 1], length, places, window))
     return parts
+
+
+def _padding(begin: int, end: int) -> _Part:
+    """Tokens that see no keys: sequences with kv_lens 0 are padding."""
+
+    def part(q: Tensor, keys: Tensor, values: Tensor, sinks: Tensor, out: Tensor) -> None:
+        out[begin:end] = 0
+
+    return part
 
 
 class _Places:

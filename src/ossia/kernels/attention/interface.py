@@ -3,6 +3,7 @@
 `prepare(paged, page_size, kv_heads, window)` works out once what depends on the step alone (masks,
 places in the cache) and returns `attend(q, k, v, cache, sinks, scale)`, which each layer of the
 pool calls: it writes the new keys and values into the cache and attends over what that then holds.
+A sequence with kv_lens 0 is padding, whatever its number of tokens: their rows become zero.
 """
 
 from __future__ import annotations
