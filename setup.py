@@ -37,9 +37,10 @@ COMMON += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]
 _VNNI = [*_AVX512, "-mavx512vnni", "-mavx512vbmi", "-mavx512bf16"]
-LEVELS = {  # by processor, worst first; the last has the longest list of flags
+LEVELS = {  # by processor; a level comes after those whose flags it has too
     "x86_64": {
         "avx2": _AVX2,
+        "avxvnni": [*_AVX2, "-mavxvnni"],
         "avx512": _AVX512,
         "vnni": _VNNI,
         "amx": [*_VNNI, "-mamx-tile", "-mamx-bf16"],
@@ -68,12 +69,16 @@ class BuildLibrary(build_ext):
     def build_extension(self, ext: Extension) -> None:
         objects: list[str] = []
         defines = []
+        failed: list[list[str]] = []
         for level, flags in LEVELS.get(processor(), {}).items():
             try:
+                if any(set(other) <= set(flags) for other in failed):
+                    continue  # it builds on one that the compiler does not know
                 objects += self._compile(FOLDER.glob(f"cpu_*_{level}.cpp"), flags)
             except CCompilerError as error:
                 print(f"CPU library without {level}: {error}", file=sys.stderr)
-                break  # the next levels build on this one
+                failed.append(flags)
+                continue
             defines.append(f"-DOSSIA_WITH_{level.upper()}")
         every = {level for levels in LEVELS.values() for level in levels}
         common = (

@@ -14,7 +14,7 @@ from ossia.kernels.native.matrices import Kind, NativeMatrix, pack_dense, pack_e
 from ossia.kernels.native.operations import linear, linear_top, moe
 from ossia.mxfp4 import Mxfp4Tensor, unpack
 
-LEVELS = ("portable", "avx2", "avx512", "avx512-vnni", "amx", "neon")
+LEVELS = ("portable", "avx2", "avx-vnni", "avx512", "avx512-vnni", "amx", "neon")
 TOKENS = (1, 2, 7, 8, 33)
 # Activations as 15-bit integers are off by 2e-5; as bfloat16, for many tokens with AMX, by 2e-3.
 EXACT, BFLOAT = 6e-5, 4e-3

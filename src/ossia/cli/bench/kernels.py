@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level",
         metavar="NAME",
-        help="of instructions: amx, avx512-vnni, avx512, avx2, neon, portable (default: best here)",
+        help="of instructions, such as avx2 (default: the best here; `ossia doctor` names them)",
     )
     parser.add_argument(
         "--threads",

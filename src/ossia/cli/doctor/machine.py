@@ -20,7 +20,10 @@ _MIN_PYTHON = (3, 11)
 _MIN_DISK = 2**30  # bytes; the unpacked demo model takes about a third of it
 _MIN_MEMORY = 2 * 2**30  # bytes; what the demo model needs with room to spare
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
-_FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
+_FEATURES = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16"),
+    *("asimd", "bf16", "sve"),
+)
 
 
 def python() -> Iterator[Check]:

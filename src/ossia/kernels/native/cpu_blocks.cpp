@@ -17,6 +17,7 @@ const BlockKernels &block_kernels(Level level) {
 #endif
 #if defined(OSSIA_WITH_AVX2)
     case Level::kAvx2:
+    case Level::kAvxVnni:
       return kBlockKernelsAvx2;
 #endif
 #if defined(OSSIA_WITH_NEON)

@@ -18,7 +18,7 @@
 namespace ossia {
 
 const char *level_name(Level level) {
-  constexpr const char *kNames[kLevels] = {"portable",    "avx2", "avx512",
+  constexpr const char *kNames[kLevels] = {"portable",    "avx2", "avx-vnni", "avx512",
                                            "avx512-vnni", "amx",  "neon"};
   return kNames[static_cast<int>(level)];
 }
@@ -35,7 +35,7 @@ uint64_t saved_state() {
 
 // Bits of CPUID and XCR0: Intel Software Developer's Manual, volume 2A, CPUID, and volume 1, 13.
 struct Features {
-  bool avx2 = false, avx512 = false, vnni = false, amx = false;
+  bool avx2 = false, avx_vnni = false, avx512 = false, vnni = false, amx = false;
 
   Features() {
     uint32_t a, b, c, d, c1;
@@ -49,6 +49,7 @@ struct Features {
     avx512 = avx2 && (saved & 0xe6) == 0xe6 && f && dq && bw && vl;
     uint32_t a71 = 0;
     if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) a71 = a;
+    avx_vnni = avx2 && (a71 >> 4 & 1);
     const bool vbmi = c7 >> 1 & 1, vnni_bit = c7 >> 11 & 1, bf16 = a71 >> 5 & 1;
     vnni = avx512 && vbmi && vnni_bit && bf16;
     const bool tile = d7 >> 24 & 1, amx_bf16 = d7 >> 22 & 1;
@@ -81,6 +82,10 @@ bool level_available(Level level) {
 #if defined(OSSIA_WITH_AVX2)
     case Level::kAvx2:
       return features.avx2;
+#endif
+#if defined(OSSIA_WITH_AVXVNNI)
+    case Level::kAvxVnni:
+      return features.avx_vnni;
 #endif
 #if defined(OSSIA_WITH_AVX512)
     case Level::kAvx512:

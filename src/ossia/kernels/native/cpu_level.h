@@ -14,14 +14,15 @@ namespace ossia {
 
 enum class Level {
   kPortable = 0,
-  kAvx2 = 1,    // AVX2, FMA, F16C
-  kAvx512 = 2,  // and AVX-512 F, BW, VL, DQ
-  kVnni = 3,    // and AVX-512 VNNI, VBMI, BF16
-  kAmx = 4,     // and AMX tiles with BF16 products
-  kNeon = 5,    // on ARM: the dot product extension of ARMv8.2; NEON itself is in every one
+  kAvx2 = 1,     // AVX2, FMA, F16C
+  kAvxVnni = 2,  // and AVX-VNNI
+  kAvx512 = 3,   // AVX2 and AVX-512 F, BW, VL, DQ
+  kVnni = 4,     // and AVX-512 VNNI, VBMI, BF16
+  kAmx = 5,      // and AMX tiles with BF16 products
+  kNeon = 6,     // on ARM: the dot product extension of ARMv8.2; NEON itself is in every one
 };
 
-constexpr int kLevels = 6;
+constexpr int kLevels = 7;
 
 const char *level_name(Level level);
 

@@ -9,6 +9,10 @@ const Products &products(Level level) {
     case Level::kAvx2:
       return products_avx2();
 #endif
+#if defined(OSSIA_WITH_AVXVNNI)
+    case Level::kAvxVnni:
+      return products_avxvnni();
+#endif
 #if defined(OSSIA_WITH_AVX512)
     case Level::kAvx512:
       return products_avx512();

@@ -73,6 +73,7 @@ struct Products {
 
 const Products &products_portable();
 const Products &products_avx2();
+const Products &products_avxvnni();
 const Products &products_avx512();
 const Products &products_vnni();
 const Products &products_amx();

@@ -1,6 +1,7 @@
-// Products with AVX2: vectors of 8 rows (see cpu_words.h).
+// Products with AVX2: vectors of 8 rows. INT8 as words (see cpu_words.h), MXFP4 as bytes.
 #include <immintrin.h>
 
+#include "cpu_bytes.h"
 #include "cpu_words.h"
 
 namespace ossia {
@@ -28,17 +29,6 @@ struct Avx2 {
   static inline Float add_floats(Float a, Float b) { return _mm256_add_ps(a, b); }
   static inline Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
 
-  // Nibble `place` of each 16-bit half, as twice its value. It is moved to the upper byte and
-  // looked up there; the lower byte looks up entry 0, which is 0.
-  template <int place>
-  static inline Int nibble(Int w) {
-    const Int table = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
-    if constexpr (place < 2) w = _mm256_slli_epi16(w, 8 - 4 * place);
-    if constexpr (place == 3) w = _mm256_srli_epi16(w, 4);
-    w = _mm256_and_si256(w, _mm256_set1_epi16(0x0f00));
-    return _mm256_srai_epi16(_mm256_shuffle_epi8(table, w), 8);
-  }
   static inline Int even_bytes(Int w) {
     return _mm256_srai_epi16(_mm256_slli_epi16(centred(w), 8), 8);
   }
@@ -62,12 +52,29 @@ struct Avx2 {
   static inline Int centred(Int w) { return _mm256_xor_si256(w, _mm256_set1_epi8(-128)); }
 };
 
+struct Avx2Bytes {
+  // Pairs of products are summed in 16 bits: up to 2 * 24 * 128 each, so that four of them fit,
+  // which those of INT8 weights would not.
+  static inline __m256i sum_block(const __m256i (&w)[8], const uint8_t *x) {
+    const auto four = [&](int first) {
+      __m256i pairs = _mm256_maddubs_epi16(w[first], four_inputs(x + 4 * first));
+#pragma GCC unroll 3
+      for (int i = first + 1; i < first + 4; ++i) {
+        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[i], four_inputs(x + 4 * i)));
+      }
+      return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    };
+    return _mm256_add_epi32(four(0), four(4));
+  }
+};
+
 }  // namespace
 
 const Products &products_avx2() {
   static constexpr Products kProducts = {
       {{},
-       {Form::kWords, 0, few_words<Avx2, Mxfp4Words<Avx2>>, Form::kWords, nullptr, 0},
+       {Form::kSplit, Mxfp4Bytes::kOffset, few_bytes<Avx2Bytes, Mxfp4Bytes>, Form::kSplit, nullptr,
+        0},
        {Form::kWords, 0, few_words<Avx2, Int8Words<Avx2>>, Form::kWords, nullptr, 0},
        {Form::kFloat, 0, few_bf16<Avx2>, Form::kFloat, nullptr, 0}},
       prepare,
