@@ -71,9 +71,9 @@ class BuildLibrary(build_ext):
         defines = []
         failed: list[list[str]] = []
         for level, flags in LEVELS.get(processor(), {}).items():
+            if any(set(other) <= set(flags) for other in failed):
+                continue  # it builds on one that the compiler does not know
             try:
-                if any(set(other) <= set(flags) for other in failed):
-                    continue  # it builds on one that the compiler does not know
                 objects += self._compile(FOLDER.glob(f"cpu_*_{level}.cpp"), flags)
             except CCompilerError as error:
                 print(f"CPU library without {level}: {error}", file=sys.stderr)

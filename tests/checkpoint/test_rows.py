@@ -5,14 +5,22 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from ossia.checkpoint.load import load_weights
+from ossia.checkpoint.native_load import load_native
+from ossia.checkpoint.resolve import resolve_model
 from ossia.checkpoint.rows import expect_rows
 from ossia.checkpoint.tensor_files import TensorFiles
+from ossia.config import ModelConfig
+from ossia.kernels.native.kernels import native_kernels
+from ossia.kernels.native.library import status
 
 ROWS, WIDTH = 8192, 4096  # bfloat16: 64 MiB
 
@@ -61,6 +69,37 @@ def test_without_it_the_system_reads_on(evicted: Path) -> None:
     before = resident_pages(evicted)
     tensor[ROWS // 3].sum()
     assert resident_pages(evicted) - before > 2 * (WIDTH * 2 // mmap.PAGESIZE + 2)
+
+
+def advised(tensor: torch.Tensor) -> bool:
+    """Whether the system was told that the middle of a tensor is read here and there."""
+    address = tensor.data_ptr() + tensor.nbytes // 2
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, _, rest = line.partition(" ")
+        if "-" in first and ":" not in first:
+            begin, end = (int(part, 16) for part in first.split("-"))
+            inside = begin <= address < end
+        elif inside and first == "VmFlags:":
+            return "rr" in rest.split()
+    raise AssertionError("the tensor is not in memory")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system says no flags")
+@pytest.mark.parametrize("native", [False, True])
+def test_loading_says_how_the_embedding_is_read(
+    make_checkpoint: Callable[..., Path], tiny: ModelConfig, native: bool
+) -> None:
+    if native and not status().available:
+        pytest.skip(status().sentence)
+    source = resolve_model(str(make_checkpoint(config=replace(tiny, vocab_size=8192))))
+    if native:
+        embedding = load_native(source, native_kernels(), dtype=torch.bfloat16).embedding
+    else:
+        weights = load_weights(source, dtype=torch.bfloat16, device=torch.device("cpu"))
+        embedding = weights.embedding
+        assert not advised(weights.lm_head)
+    assert advised(embedding)
 
 
 def test_tensors_that_are_not_mapped_stay_as_they_are() -> None:

@@ -11,6 +11,7 @@ from llguidance import LLMatcher, LLTokenizer
 from ossia.config import EngineConfig, ModelConfig, model_config_to_hf
 from ossia.engine.core import EngineCore
 from ossia.engine.messages import Chunk, Constraint, Generate
+from ossia.engine.request import Request
 from ossia.engine.start import start_engine
 from ossia.harmony.ll_tokenizer import ll_tokenizer
 from ossia.harmony.tokenizer import VOCAB_SIZE, Tokenizer
@@ -68,6 +69,20 @@ def make_core(tiny_config: Callable[..., EngineConfig]) -> Callable[..., EngineC
 def params(**values: object) -> SamplingParams:
     """Sampling parameters for tests: a fixed length unless said otherwise."""
     return SamplingParams(**{"ignore_eos": True, "max_tokens": 12, **values})  # type: ignore[arg-type]
+
+
+def request_of(tokens: list[int], request_id: str = "r") -> Request:
+    """A request with these tokens, for steps that are made by hand."""
+    return Request(
+        request_id,
+        tokens,
+        SamplingParams(),
+        arrival=0,
+        max_tokens=9,
+        stop_ids=frozenset(),
+        turn_boundary=0,
+        prompt_key=b"",
+    )
 
 
 class Runs:

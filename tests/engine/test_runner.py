@@ -6,10 +6,10 @@ import torch
 
 from ossia.config import ModelConfig
 from ossia.engine.kv_cache import CacheConfig, SequencePages
-from ossia.engine.request import Request
 from ossia.engine.runner import UNKNOWN, allocate_caches, build_batch
 from ossia.engine.step_plan import ScheduledSequence
-from ossia.sampling import SamplingParams
+
+from .conftest import request_of
 
 PAGE = 4
 CPU = torch.device("cpu")
@@ -21,17 +21,7 @@ def sequence(tokens, full, window, window_start, start, count, *, samples=True, 
     pages.window.extend(window)
     pages.window_start = window_start
     pages.full_write_start = write_start
-    request = Request(
-        "r",
-        tokens,
-        SamplingParams(),
-        arrival=0,
-        max_tokens=9,
-        stop_ids=frozenset(),
-        turn_boundary=0,
-        prompt_key=b"",
-    )
-    return ScheduledSequence(request, pages, start, count, samples)
+    return ScheduledSequence(request_of(tokens), pages, start, count, samples)
 
 
 def example():

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from ossia.checkpoint.load import load_weights
 from ossia.checkpoint.resolve import resolve_model
 from ossia.engine.kv_cache import CacheConfig, SequencePages
-from ossia.engine.request import Request
 from ossia.engine.runner import allocate_caches, build_batch
 from ossia.engine.small_steps import FAR, SEQUENCES, SIZES, SmallSteps
 from ossia.engine.step_plan import ScheduledSequence
 from ossia.kernels.select import select_kernels
 from ossia.model.gpt_oss import GptOssForCausalLM
-from ossia.sampling import SamplingParams
+
+from .conftest import request_of
 
 CPU = torch.device("cpu")
 PAGE = 16
@@ -44,16 +44,8 @@ def sequence(
     pages.window_start = first
     pages.window.extend(1 + (53 * seat + 7 * i) % 399 for i in range(-(-end // PAGE) - first))
     pages.full_write_start = shared * PAGE
-    request = Request(
-        f"r{seat}",
-        [(seat * 1009 + 31 * i) % 500 for i in range(end if known or count > 1 else start)],
-        SamplingParams(),
-        arrival=0,
-        max_tokens=9,
-        stop_ids=frozenset(),
-        turn_boundary=0,
-        prompt_key=b"",
-    )
+    known_tokens = end if known or count > 1 else start
+    request = request_of([(seat * 1009 + 31 * i) % 500 for i in range(known_tokens)], f"r{seat}")
     request.seat = seat
     return ScheduledSequence(request, pages, start, count, samples)
 

@@ -82,8 +82,13 @@ void few_tiles(const uint8_t *values, const uint8_t *scales, int64_t blocks,
   for (; t + kTile <= tokens; t += kTile) {
     tile_product<W>(values, scales, blocks, rows + t, out + t * stride, stride);
   }
-  if (t < tokens) {
-    few_bytes<AvxVnni, W>(values, scales, blocks, rows + t, tokens - t, out + t * stride, stride);
+  const uint8_t *const *left = rows + t;
+  float *to = out + t * stride;
+  switch (tokens - t) {
+    case 1: bytes_product<AvxVnni, W, 1>(values, scales, blocks, left, to, stride); break;
+    case 2: bytes_product<AvxVnni, W, 2>(values, scales, blocks, left, to, stride); break;
+    case 3: bytes_product<AvxVnni, W, 3>(values, scales, blocks, left, to, stride); break;
+    default: break;
   }
 }
 
